@@ -1,0 +1,150 @@
+//! Routes: HTTPRoute rules compiled for lookup, and the lookup itself.
+//!
+//! Everything resolvable is resolved here: header edits are ready values, backends are clusters with
+//! weights, matches are indexed so that the cost of a lookup hardly depends on how many there are.
+//! A header match is decided in [`table`]; precedence (Gateway API, HTTPRouteMatch) in [`order`].
+
+pub mod edits;
+pub mod order;
+pub mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::names::ObjectRef;
+use crate::service::ClusterId;
+
+pub use edits::{HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use table::RouteTable;
+
+/// What a request's target offers: producer routes, and consumer routes by the caller's namespace
+/// (Gateway API GEP-1324, as GAMMA reads it: a consumer's routes win for that namespace's callers).
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    /// Routes from the service's own namespace, or of the gateway's listener.
+    pub producer: Arc<RouteTable>,
+    /// Routes that a client namespace made for its own calls.
+    pub consumers: Vec<(Arc<str>, Arc<RouteTable>)>,
+}
+
+impl Routes {
+    /// The table in force for callers from that namespace.
+    #[must_use]
+    pub fn table_for(&self, caller_namespace: Option<&str>) -> &RouteTable {
+        caller_namespace
+            .and_then(|caller| {
+                self.consumers
+                    .iter()
+                    .find(|(namespace, _)| &**namespace == caller)
+            })
+            .map_or(&*self.producer, |(_, table)| table)
+    }
+}
+
+/// One rule of one HTTPRoute, ready to execute.
+#[derive(Clone, Debug)]
+pub struct RouteRule {
+    /// `rules[].name`, else `<namespace>.<route>.<index>`; shown in logs and traces.
+    pub name: Arc<str>,
+    /// The HTTPRoute; `None` for a service's default route.
+    pub route: Option<ObjectRef>,
+    /// What to do with a request that matches.
+    pub action: RouteAction,
+    /// Edits of the request's headers.
+    pub request_headers: HeaderEdits,
+    /// Edits of the response's headers.
+    pub response_headers: HeaderEdits,
+}
+
+/// What to do with a matched request.
+#[derive(Clone, Debug)]
+pub enum RouteAction {
+    /// Send it to one of the backends.
+    Forward(Forward),
+    /// Answer with a redirect.
+    Redirect(Redirect),
+    /// Answer with this status: a rule that never was valid, or one without backends.
+    Fail {
+        /// The status, 500 for what the specification calls invalid.
+        status: StatusCode,
+        /// Why, for log and `explain`.
+        reason: Arc<str>,
+    },
+}
+
+/// Forwarding: which backends in what share, and how.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// The backends whose weight is above 0, in the order written.
+    pub backends: Vec<WeightedBackend>,
+    /// Sum of the weights; above 0.
+    pub total_weight: u32,
+    /// Host and path rewrite.
+    pub rewrite: Option<Rewrite>,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// Time for the whole exchange; `None` means none, as in Istio.
+    pub timeout: Option<Duration>,
+}
+
+impl Forward {
+    /// The backend at a point of the unit interval scaled to 2³²: shares are exact over an even
+    /// sequence of points.
+    #[must_use]
+    pub fn backend_at(&self, point: u32) -> &WeightedBackend {
+        let mut ticket = ((u64::from(point) * u64::from(self.total_weight)) >> 32) as u32;
+        for backend in &self.backends {
+            if ticket < backend.weight {
+                return backend;
+            }
+            ticket -= backend.weight;
+        }
+        &self.backends[self.backends.len() - 1]
+    }
+}
+
+/// One backend of a rule.
+#[derive(Clone, Debug)]
+pub struct WeightedBackend {
+    /// Its share of the rule's total weight.
+    pub weight: u32,
+    /// The cluster, or why there is none: that share is answered with 500.
+    pub cluster: Result<ClusterId, Arc<str>>,
+    /// Edits of request headers for this backend only.
+    pub request_headers: HeaderEdits,
+    /// Edits of response headers for this backend only.
+    pub response_headers: HeaderEdits,
+}
+
+/// When and how often a request is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Further attempts after the first; 0 switches retries off.
+    pub attempts: u32,
+    /// The upstream could not be connected.
+    pub on_connect_failure: bool,
+    /// The upstream refused the stream (REFUSED_STREAM), so it was not processed.
+    pub on_refused_stream: bool,
+    /// gRPC status `unavailable` in the response head.
+    pub on_grpc_unavailable: bool,
+    /// gRPC status `cancelled` in the response head.
+    pub on_grpc_cancelled: bool,
+    /// Statuses that are retried.
+    pub status_codes: Vec<StatusCode>,
+}
+
+impl Default for RetryPolicy {
+    /// Istio's default: 2 further attempts on connect-failure, refused-stream, unavailable, cancelled.
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on_connect_failure: true,
+            on_refused_stream: true,
+            on_grpc_unavailable: true,
+            on_grpc_cancelled: true,
+            status_codes: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Resources in, [`Snapshot`](crate::Snapshot) and findings out.
