@@ -1,1 +1,21 @@
-//! .
+//! The filter contract: what a filter is told, what it may answer, and the runner that takes one
+//! exchange through a chain of them.
+//!
+//! This room owns [`Filter`] and [`StreamFilter`], phases and their order, the request context, the
+//! port [`Callout`] by which filters reach out, and the runner. It refuses to know sockets, codecs,
+//! configuration sources and Wasm: native filters live in `wayline-filters`, the proxy-wasm host in
+//! `wayline-wasm-host`, and the data path that drives a chain in `wayline-proxy`.
+//!
+//! A filter is a step function. It is given an event, may read and edit, and answers [`Step`]. Nothing
+//! in here is `Send`: an exchange lives and dies on one core.
+
+pub mod callout;
+pub mod context;
+pub mod filter;
+
+pub use callout::{Callout, CalloutError, CalloutRequest};
+pub use context::{Connection, RequestContext};
+pub use filter::{
+    Begin, Filter, FilterSource, LocalReply, Needs, Phase, Placed, ResponseHead, Scope, Step,
+    StreamFilter, Summary,
+};

@@ -1,0 +1,94 @@
+//! What is known about an exchange while it runs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use wayline_model::identity::Identity;
+use wayline_model::request::CanonicalRequest;
+use wayline_model::workload::Workload;
+
+/// The connection or tunnel stream that a request came on: made once, shared by its requests.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The verified peer; `None` for plain-text clients of a gateway.
+    pub identity: Option<Identity>,
+    /// The peer's workload, when known.
+    pub workload: Option<Arc<Workload>>,
+    /// Where the connection came from.
+    pub source: SocketAddr,
+    /// Our end of it.
+    pub local: SocketAddr,
+    /// The address the tunnel asked for, when it named one.
+    pub destination_ip: Option<IpAddr>,
+    /// The port policies speak of.
+    pub destination_port: u16,
+    /// Server name of the TLS handshake.
+    pub sni: Option<Arc<str>>,
+    /// Whether the peer spoke mTLS.
+    pub mutual_tls: bool,
+}
+
+/// One exchange.
+#[derive(Debug)]
+pub struct RequestContext {
+    /// Where it came from.
+    pub connection: Rc<Connection>,
+    /// The request, as everybody reads it. Whoever changes method, path or authority does so through
+    /// [`RequestContext::request_mut`], and the request is canonicalised and authorized again.
+    request: CanonicalRequest,
+    rewritten: bool,
+    /// Address of the original client as trusted hops tell it; the source where nobody tells.
+    pub remote_ip: IpAddr,
+    /// Whether the request has no body.
+    pub end_of_stream: bool,
+    /// `%RESPONSE_CODE_DETAILS%` as far as a filter decided it.
+    pub details: Option<Arc<str>>,
+    /// What dry-run policies would have said, for logs and metrics.
+    pub shadow_denied_by: Option<Arc<str>>,
+}
+
+impl RequestContext {
+    /// An exchange that begins.
+    #[must_use]
+    pub fn new(connection: Rc<Connection>, request: CanonicalRequest, end_of_stream: bool) -> Self {
+        let remote_ip = connection.source.ip();
+        Self {
+            connection,
+            request,
+            rewritten: false,
+            remote_ip,
+            end_of_stream,
+            details: None,
+            shadow_denied_by: None,
+        }
+    }
+
+    /// The request.
+    #[must_use]
+    pub fn request(&self) -> &CanonicalRequest {
+        &self.request
+    }
+
+    /// The request's headers, to edit. Header edits do not make the request a different one.
+    pub fn headers_mut(&mut self) -> &mut http::HeaderMap {
+        &mut self.request.headers
+    }
+
+    /// The request, to change its method, path or authority: it will be judged again.
+    pub fn request_mut(&mut self) -> &mut CanonicalRequest {
+        self.rewritten = true;
+        &mut self.request
+    }
+
+    /// Whether somebody changed what policies look at since the last time this was asked.
+    pub fn take_rewritten(&mut self) -> bool {
+        std::mem::take(&mut self.rewritten)
+    }
+
+    /// The request, when the exchange goes upstream.
+    #[must_use]
+    pub fn into_request(self) -> CanonicalRequest {
+        self.request
+    }
+}

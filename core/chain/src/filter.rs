@@ -1,0 +1,275 @@
+//! What a filter is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use wayline_model::Snapshot;
+use wayline_model::authorization::Authorization;
+use wayline_model::service::Service;
+use wayline_model::snapshot::Proxy;
+
+use crate::context::RequestContext;
+
+/// Where in the chain a filter stands, in Istio's order for waypoints (istiod: listener_waypoint.go).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Phase {
+    /// Client certificate header (XFCC).
+    ClientCertificate,
+    /// AuthorizationPolicy CUSTOM: external authorization.
+    Custom,
+    /// Extensions with `phase: AUTHN`.
+    ExtensionAuthn,
+    /// RequestAuthentication.
+    Jwt,
+    /// Extensions with `phase: AUTHZ`.
+    ExtensionAuthz,
+    /// AuthorizationPolicy AUDIT, DENY, ALLOW.
+    Authorization,
+    /// Rate limits.
+    RateLimit,
+    /// Injected faults.
+    Fault,
+    /// CORS.
+    Cors,
+    /// Extensions with `phase: STATS`.
+    ExtensionStats,
+    /// Extensions without a phase.
+    Extension,
+}
+
+/// What of an exchange a filter has to see. The chain states the union, and a chain that needs no
+/// body never touches one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Needs {
+    /// Request body chunks.
+    pub request_body: bool,
+    /// Request trailers.
+    pub request_trailers: bool,
+    /// Response head.
+    pub response_headers: bool,
+    /// Response body chunks.
+    pub response_body: bool,
+    /// Response trailers.
+    pub response_trailers: bool,
+}
+
+impl Needs {
+    /// Both needs together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            request_body: self.request_body || other.request_body,
+            request_trailers: self.request_trailers || other.request_trailers,
+            response_headers: self.response_headers || other.response_headers,
+            response_body: self.response_body || other.response_body,
+            response_trailers: self.response_trailers || other.response_trailers,
+        }
+    }
+}
+
+/// A configured filter, shared by all exchanges of one core.
+pub trait Filter {
+    /// Its name, for logs, metrics and `explain`.
+    fn name(&self) -> &str;
+
+    /// What the filters it opens have to see beyond the request head.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Meets a request. A filter that can decide from the head answers [`Begin::Pass`] or
+    /// [`Begin::Reply`] and costs no allocation; one that stays with the exchange opens a stream,
+    /// which is then told everything from [`StreamFilter::request_headers`] on.
+    fn begin(&self, context: &mut RequestContext) -> Begin;
+}
+
+/// A filter's first answer.
+pub enum Begin {
+    /// Not interested in the rest of this exchange.
+    Pass,
+    /// Answer now; nothing goes upstream.
+    Reply(LocalReply),
+    /// Follow this exchange.
+    Stream(Box<dyn StreamFilter>),
+}
+
+/// A filter at work on one exchange.
+///
+/// Request events arrive in the order headers, body chunks, trailers; response events likewise, in
+/// reverse chain order. While a filter pauses, later filters hear nothing; the paused one still gets
+/// the body chunks it needs, and what it lets pass is buffered for it up to the chain's limit (413 on
+/// the way up, 500 on the way down).
+pub trait StreamFilter {
+    /// The request head, in `context.request`.
+    fn request_headers(&mut self, context: &mut RequestContext, end_of_stream: bool) -> Step {
+        let _ = (context, end_of_stream);
+        Step::Continue
+    }
+
+    /// Body bytes: on entry all bytes held for this filter with the new ones appended, on exit what
+    /// shall go on. `Pause` keeps them held.
+    fn request_body(
+        &mut self,
+        context: &mut RequestContext,
+        body: &mut Bytes,
+        end_of_stream: bool,
+    ) -> Step {
+        let _ = (context, body, end_of_stream);
+        Step::Continue
+    }
+
+    /// Request trailers.
+    fn request_trailers(&mut self, context: &mut RequestContext, trailers: &mut HeaderMap) -> Step {
+        let _ = (context, trailers);
+        Step::Continue
+    }
+
+    /// The response head, from upstream or from a local reply of another filter.
+    fn response_headers(
+        &mut self,
+        context: &mut RequestContext,
+        response: &mut ResponseHead,
+        end_of_stream: bool,
+    ) -> Step {
+        let _ = (context, response, end_of_stream);
+        Step::Continue
+    }
+
+    /// Response bytes, as for the request.
+    fn response_body(
+        &mut self,
+        context: &mut RequestContext,
+        body: &mut Bytes,
+        end_of_stream: bool,
+    ) -> Step {
+        let _ = (context, body, end_of_stream);
+        Step::Continue
+    }
+
+    /// Response trailers.
+    fn response_trailers(
+        &mut self,
+        context: &mut RequestContext,
+        trailers: &mut HeaderMap,
+    ) -> Step {
+        let _ = (context, trailers);
+        Step::Continue
+    }
+
+    /// Asked after a pause, whenever the task is woken: still waiting, or on with it? A filter that
+    /// pauses to wait for more body (and nothing else) keeps the default.
+    fn poll_resume(
+        &mut self,
+        context: &mut RequestContext,
+        task: &mut task::Context<'_>,
+    ) -> task::Poll<Step> {
+        let _ = (context, task);
+        task::Poll::Pending
+    }
+
+    /// The exchange is over. Called exactly once, whatever happened.
+    fn complete(&mut self, context: &mut RequestContext, summary: &Summary<'_>) {
+        let _ = (context, summary);
+    }
+}
+
+/// A filter's answer to one event.
+#[derive(Debug)]
+pub enum Step {
+    /// On to the next filter.
+    Continue,
+    /// Hold it here until [`StreamFilter::poll_resume`] or a later event says otherwise.
+    Pause,
+    /// Answer with this; nothing (more) goes upstream.
+    Reply(LocalReply),
+}
+
+/// A response made here.
+#[derive(Clone, Debug)]
+pub struct LocalReply {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers; `content-length` is computed.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// `%RESPONSE_CODE_DETAILS%` of the access log.
+    pub details: Arc<str>,
+}
+
+impl LocalReply {
+    /// A plain-text reply.
+    #[must_use]
+    pub fn text(status: StatusCode, body: &'static str, details: impl Into<Arc<str>>) -> Self {
+        let mut headers = HeaderMap::new();
+        if !body.is_empty() {
+            headers.insert(
+                http::header::CONTENT_TYPE,
+                http::HeaderValue::from_static("text/plain"),
+            );
+        }
+        Self {
+            status,
+            headers,
+            body: Bytes::from_static(body.as_bytes()),
+            details: details.into(),
+        }
+    }
+}
+
+/// A response head that filters may edit.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+}
+
+/// How an exchange ended, for [`StreamFilter::complete`].
+#[derive(Debug)]
+pub struct Summary<'a> {
+    /// Status sent; `None` when the client got no response head.
+    pub status: Option<StatusCode>,
+    /// Response headers sent.
+    pub response_headers: Option<&'a HeaderMap>,
+    /// Body bytes received from the client.
+    pub request_bytes: u64,
+    /// Body bytes sent to the client.
+    pub response_bytes: u64,
+}
+
+/// A filter with its place.
+#[derive(Clone)]
+pub struct Placed {
+    /// Its phase.
+    pub phase: Phase,
+    /// Order within the phase: higher first.
+    pub priority: i32,
+    /// The filter.
+    pub filter: Rc<dyn Filter>,
+}
+
+/// What a chain is made for: one target of a waypoint, or one entrance of a gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// The knowledge in force.
+    pub snapshot: &'a Snapshot,
+    /// The waypoint or gateway.
+    pub proxy: &'a Arc<Proxy>,
+    /// The service at a waypoint; `None` at gateways and for workloads addressed directly.
+    pub service: Option<&'a Arc<Service>>,
+    /// The port policies speak of.
+    pub port: u16,
+    /// The compiled policies.
+    pub authorization: &'a Arc<Authorization>,
+}
+
+/// Where filters come from: asked on each core whenever a target's configuration changed.
+pub trait FilterSource: Send + Sync {
+    /// The filters for a scope, ready to use.
+    fn filters(&self, scope: &Scope<'_>) -> Vec<Placed>;
+}
