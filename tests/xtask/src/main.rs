@@ -1,0 +1,59 @@
+//! `cargo xtask`: sets up what the tests need, and runs them.
+//!
+//! Owns the folder `tests/.tools` and the one command that passes all tests on a fresh machine.
+//! Refuses to know what the tests assert: it hands them a product binary and a folder of tools, by
+//! environment, and returns their verdict.
+
+mod apt;
+mod bench_peers;
+mod curl;
+mod envoy;
+mod process;
+mod test;
+mod tools;
+mod wasm32;
+
+use std::process::ExitCode;
+
+use process::Error;
+
+const USAGE: &str = "\
+Usage: cargo xtask <COMMAND>
+
+Commands:
+  tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, and a curl with
+                        HTTP/2 proxy tunnels. With --bench, also install the peers of the race
+                        (haproxy, nginx, wrk) by apt-get.
+  test [-- ARGS…]       Set up the tools, build the wayline binary, run all tests of the workspace.
+                        ARGS go to `cargo test`.
+  wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
+                        eval \"$(cargo xtask wasm32)\"
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["tools"] => tools::set_up().map(drop),
+        ["tools", "--bench"] => tools::set_up().and_then(|_| bench_peers::install()),
+        ["test"] => test::run(&[]),
+        ["test", "--", rest @ ..] => test::run(rest),
+        ["wasm32"] => wasm32::prepare(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::TestsFailed { code }) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

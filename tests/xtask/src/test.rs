@@ -1,0 +1,112 @@
+//! All tests by one command. Black-box tests learn from the environment what to test and with
+//! which tools: `WAYLINE_BIN` is the product, `WAYLINE_TOOLS` the folder with `envoy` and `curl`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::process::{self, Error, at};
+use crate::tools;
+
+/// Sets up tools and product, then runs `cargo test --workspace` with `args` added.
+pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
+    let tools = tools::set_up()?;
+    let root = tools::workspace_root()?;
+    let product = build_product(&root)?;
+    let mut command = cargo(&root);
+    command.arg("test");
+    if !chooses_packages(args) {
+        command.arg("--workspace");
+    }
+    command
+        .args(args)
+        .env("WAYLINE_BIN", &product)
+        .env("WAYLINE_TOOLS", &tools);
+    eprintln!(
+        "test: WAYLINE_BIN={} WAYLINE_TOOLS={}",
+        product.display(),
+        tools.display()
+    );
+    let status = command
+        .status()
+        .map_err(|source| process::start_error(&command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Err(Error::TestsFailed {
+        code: code.unwrap_or(1),
+    })
+}
+
+/// Builds `wayline` by itself, with the features a user gets, and keeps it under a second name:
+/// `cargo test --workspace` may build and put in its place one with features that tests add.
+fn build_product(root: &Path) -> Result<PathBuf, Error> {
+    let mut command = cargo(root);
+    command.args(["build", "--package", "wayline", "--bin", "wayline"]);
+    command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = process::run(&mut command)?;
+    let built =
+        executable_in(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| Error::Missing {
+            what: "cargo built no executable named wayline".to_owned(),
+            remedy: "see core/wayline/Cargo.toml: the package must have that binary".to_owned(),
+        })?;
+    let kept = built.with_file_name("wayline-under-test");
+    let fresh = built.with_file_name(format!(".wayline-under-test-{}", std::process::id()));
+    std::fs::hard_link(&built, &fresh)
+        .or_else(|_| std::fs::copy(&built, &fresh).map(drop))
+        .map_err(at("copy", &built))?;
+    std::fs::rename(&fresh, &kept).map_err(at("rename", &fresh))?;
+    // A rename between two links to one file leaves both.
+    let _ = std::fs::remove_file(&fresh);
+    Ok(kept)
+}
+
+fn cargo(root: &Path) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(root);
+    command
+}
+
+/// Whether `args` (up to those for the test programs) name packages themselves.
+fn chooses_packages(args: &[&str]) -> bool {
+    args.iter()
+        .take_while(|arg| **arg != "--")
+        .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"))
+}
+
+fn executable_in(messages: &str) -> Option<PathBuf> {
+    let parsed = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    parsed
+        .filter(|message: &serde_json::Value| message["target"]["name"] == "wayline")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_product_is_the_executable_of_that_name() {
+        let messages = concat!(
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"wayline\"},\"executable\":null}\n",
+            "not json\n",
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"other\"},\"executable\":\"/t/other\"}\n",
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"wayline\"},\"executable\":\"/t/wayline\"}\n",
+        );
+        assert_eq!(executable_in(messages), Some(PathBuf::from("/t/wayline")));
+        assert_eq!(executable_in("{}"), None);
+    }
+
+    #[test]
+    fn packages_are_chosen_before_the_second_double_dash_only() {
+        assert!(chooses_packages(&["-p", "wayline-tls"]));
+        assert!(chooses_packages(&["--package=wayline-tls"]));
+        assert!(!chooses_packages(&["policy", "--", "-p"]));
+        assert!(!chooses_packages(&[]));
+    }
+}

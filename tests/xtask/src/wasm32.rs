@@ -1,0 +1,5 @@
+//! wip
+use crate::process::Error;
+pub(crate) fn prepare() -> Result<(), Error> {
+    Ok(())
+}
