@@ -1,1 +1,4 @@
 //! The resource types Wayline reads.
+
+pub mod meta;
+pub mod policy;
