@@ -4,15 +4,38 @@
 //! else one ALLOW must match. Every atom is evaluated in two readings, *may* and *must*: DENY fires
 //! on may, ALLOW only on must, so that what is ambiguous tightens.
 
+pub mod spec;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::finding::Finding;
 use crate::identity::Identity;
+use crate::mesh::MeshSettings;
 use crate::request::CanonicalRequest;
+
+pub use spec::AuthorizationPolicySpec;
+
+/// One AuthorizationPolicy that applies to a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttachedPolicy {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it says.
+    pub spec: Arc<AuthorizationPolicySpec>,
+    /// Whether it only tells what it would do (annotation `istio.io/dry-run`).
+    pub dry_run: bool,
+    /// `metadata.creationTimestamp`; decides only which of several matching rules is named.
+    pub creation: Option<Arc<str>>,
+}
 
 /// The policies of one target, compiled.
 #[derive(Clone, Debug, Default)]
-pub struct Authorization {}
+pub struct Authorization {
+    denied: Option<Arc<str>>,
+}
 
 /// What policies may look at.
 #[derive(Clone, Copy, Debug)]
@@ -81,17 +104,39 @@ impl std::fmt::Display for RuleRef {
 }
 
 impl Authorization {
+    /// Compiles the policies of one target; their order does not matter. What can not be enforced as
+    /// written is enforced more tightly, and named by a finding.
+    #[must_use]
+    pub fn compile(policies: &[AttachedPolicy], _mesh: &MeshSettings) -> (Self, Vec<Finding>) {
+        if policies.is_empty() {
+            return (Self::default(), Vec::new());
+        }
+        (Self::deny_all("policies are not evaluated yet"), Vec::new())
+    }
+
+    /// Refuses everything: for targets with a policy that never was valid.
+    #[must_use]
+    pub fn deny_all(reason: impl Into<Arc<str>>) -> Self {
+        Self {
+            denied: Some(reason.into()),
+        }
+    }
+
     /// Whether nothing is restricted, so that callers may skip building a [`PolicyInput`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        true
+        self.denied.is_none()
     }
 
     /// Judges one request or connection.
     #[must_use]
     pub fn judge(&self, _input: &PolicyInput<'_>) -> Judgement {
         Judgement {
-            verdict: Verdict::Allow(None),
+            verdict: if self.denied.is_some() {
+                Verdict::Deny(None)
+            } else {
+                Verdict::Allow(None)
+            },
             shadow: None,
         }
     }

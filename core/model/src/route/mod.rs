@@ -2,10 +2,13 @@
 //!
 //! Everything resolvable is resolved here: header edits are ready values, backends are clusters with
 //! weights, matches are indexed so that the cost of a lookup hardly depends on how many there are.
-//! A header match is decided in [`table`]; precedence (Gateway API, HTTPRouteMatch) in [`order`].
+//! A header match is decided in [`matches`]; precedence (Gateway API, HTTPRouteMatch) in [`order`];
+//! which rule a request takes in [`table`].
 
 pub mod edits;
+pub mod matches;
 pub mod order;
+pub mod pattern;
 pub mod table;
 
 use std::sync::Arc;
@@ -17,7 +20,10 @@ use crate::names::ObjectRef;
 use crate::service::ClusterId;
 
 pub use edits::{HeaderEdits, PathRewrite, Redirect, Rewrite};
-pub use table::RouteTable;
+pub use matches::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
+pub use order::RouteOrder;
+pub use pattern::{CompiledPattern, PatternError};
+pub use table::{RouteEntry, RouteTable};
 
 /// What a request's target offers: producer routes, and consumer routes by the caller's namespace
 /// (Gateway API GEP-1324, as GAMMA reads it: a consumer's routes win for that namespace's callers).

@@ -1,1 +1,51 @@
-//! Precedence among matches.
+//! Precedence among matches that fit the same request (Gateway API, HTTPRouteRule.matches).
+//!
+//! Exact path, then the longest prefix, then regular expressions: where those stand is left to
+//! implementations, and Istio puts them last, the longer pattern first. Among equal paths: a method,
+//! then more headers, then more query parameters, then the oldest route, then the first by
+//! `namespace/name`, then the first rule and match within it.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// Where a match stands among those that ask for equally much.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RouteOrder {
+    /// `metadata.creationTimestamp` in the API server's one format (RFC 3339, UTC, seconds); objects
+    /// without one count as oldest.
+    pub created: Option<Arc<str>>,
+    /// Namespace of the route.
+    pub namespace: Arc<str>,
+    /// Name of the route.
+    pub name: Arc<str>,
+    /// Index of the rule in the route, from 0.
+    pub rule: usize,
+    /// Index of the match in the rule, from 0.
+    pub matched: usize,
+}
+
+impl Ord for RouteOrder {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.created
+            .cmp(&other.created)
+            .then_with(|| self.full_name().cmp(other.full_name()))
+            .then_with(|| self.rule.cmp(&other.rule))
+            .then_with(|| self.matched.cmp(&other.matched))
+    }
+}
+
+impl PartialOrd for RouteOrder {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl RouteOrder {
+    /// `namespace/name` as one text: compared part by part, `a/x` and `a-b/x` would change places.
+    fn full_name(&self) -> impl Iterator<Item = u8> {
+        self.namespace
+            .bytes()
+            .chain(std::iter::once(b'/'))
+            .chain(self.name.bytes())
+    }
+}
