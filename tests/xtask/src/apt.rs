@@ -53,8 +53,31 @@ impl Debian {
         packages: &[&str],
         root: &Path,
     ) -> Result<(), Error> {
+        self.unpack_without(&[], suites, packages, root)
+    }
+
+    /// As [`Self::unpack`], but leaves out `unneeded` and what only they depend on.
+    pub(crate) fn unpack_without(
+        &self,
+        unneeded: &[&str],
+        suites: &[&str],
+        packages: &[&str],
+        root: &Path,
+    ) -> Result<(), Error> {
         let private = root.join(".apt");
         let config = self.write_config(suites, &private)?;
+        // apt leaves out what it takes to be installed already, in any version.
+        let installed: String = unneeded
+            .iter()
+            .map(|package| {
+                format!(
+                    "Package: {package}\nStatus: install ok installed\nArchitecture: all\n\
+                     Version: 999:0\nMaintainer: none\nDescription: none\n\n"
+                )
+            })
+            .collect();
+        let status = private.join("status");
+        std::fs::write(&status, installed).map_err(at("write", &status))?;
         let apt = || {
             let mut command = Command::new("apt-get");
             command
@@ -123,7 +146,6 @@ impl Debian {
         for (file, text) in [
             (path.clone(), config),
             (private.join("sources.list"), sources),
-            (private.join("status"), String::new()),
         ] {
             std::fs::write(&file, text).map_err(at("write", &file))?;
         }

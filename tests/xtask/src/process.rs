@@ -36,6 +36,11 @@ pub(crate) enum Error {
 /// Runs `command` with its output captured; anything but success is an error that carries the output.
 pub(crate) fn run(command: &mut Command) -> Result<Output, Error> {
     let output = output(command)?;
+    successful(command, output)
+}
+
+/// Makes anything but success of `command` an error that carries its `output`.
+pub(crate) fn successful(command: &Command, output: Output) -> Result<Output, Error> {
     if output.status.success() {
         return Ok(output);
     }

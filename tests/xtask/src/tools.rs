@@ -19,7 +19,7 @@ pub(crate) fn set_up() -> Result<PathBuf, Error> {
     let tools = Tools::open()?;
     envoy::set_up(&tools)?;
     curl::set_up(&tools)?;
-    Ok(tools.bin(""))
+    Ok(tools.dir("bin"))
 }
 
 impl Tools {
@@ -45,7 +45,7 @@ impl Tools {
         self.root.join("bin").join(name)
     }
 
-    /// The folder of one tool and version; it may not exist yet.
+    /// What lies under `name` in the tools folder; it may not exist yet.
     pub(crate) fn dir(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
