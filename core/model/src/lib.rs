@@ -12,6 +12,8 @@ pub mod finding;
 pub mod identity;
 pub mod mesh;
 pub mod names;
+#[cfg(test)]
+mod random;
 pub mod request;
 pub mod resource;
 pub mod route;

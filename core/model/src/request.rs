@@ -5,7 +5,7 @@
 
 pub mod path;
 
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
@@ -33,7 +33,10 @@ impl CanonicalRequest {
     ///
     /// `uri` and `headers` are what the codec parsed. The authority comes from the URI when it has
     /// one, else from the only Host header; both must agree (HTTP/2), or the URI wins (HTTP/1
-    /// absolute form, RFC 9112 §3.2.2).
+    /// absolute form, RFC 9112 §3.2.2) over a Host that is well-formed.
+    ///
+    /// An escape that is malformed (`%zz`) passes, as it does in Istio's mesh; gateways ask
+    /// [`path::has_malformed_escape`] as well.
     pub fn new(
         method: Method,
         uri: &http::Uri,
@@ -44,6 +47,9 @@ impl CanonicalRequest {
         let mut headers = headers;
         let authority = authority(uri, version, &mut headers)?;
         check_method(&method)?;
+        if version >= Version::HTTP_2 {
+            check_field_values(&headers)?;
+        }
         let sent = uri
             .path_and_query()
             .ok_or(RequestError::Path("there is none"))?;
@@ -140,6 +146,7 @@ impl Authority {
     /// The authority as sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        // What `parse` accepts is ASCII.
         self.text.to_str().unwrap_or_default()
     }
 
@@ -152,7 +159,8 @@ impl Authority {
     /// The host as sent, with brackets where it is IPv6.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.as_str()[..usize::from(self.host_length)]
+        let length = usize::from(self.host_length);
+        self.as_str().get(..length).unwrap_or_default()
     }
 
     /// The port, if one was sent.
@@ -174,6 +182,9 @@ pub enum RequestError {
     /// The path is malformed.
     #[error("the request's path is not usable: {0}")]
     Path(&'static str),
+    /// A header field is malformed.
+    #[error("a header of the request is not usable: {0}")]
+    Header(&'static str),
 }
 
 fn authority(
@@ -195,11 +206,16 @@ fn authority(
     };
     let text = HeaderValue::from_str(named.as_str())
         .map_err(|_| RequestError::Authority("it holds bytes that no header may hold"))?;
-    if version >= Version::HTTP_2
-        && let Some(host) = host
-        && !host.as_bytes().eq_ignore_ascii_case(text.as_bytes())
-    {
-        return Err(RequestError::Authority(":authority and host differ"));
+    if let Some(host) = host {
+        let differs = !host
+            .as_bytes()
+            .eq_ignore_ascii_case(named.as_str().as_bytes());
+        if differs && version >= Version::HTTP_2 {
+            return Err(RequestError::Authority(":authority and host differ"));
+        }
+        if differs {
+            Authority::parse(host)?;
+        }
     }
     Authority::parse(text)
 }
@@ -215,21 +231,178 @@ fn check_method(method: &Method) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Drops what belongs to the connection, not to the message (RFC 9110 §7.6.1). `Connection` may only
-/// name these: an attacker must not be able to strip identity headers with it. `te: trailers` stays,
-/// and so does `upgrade` for the room that decides about upgrades.
-fn remove_connection_headers(headers: &mut HeaderMap) {
-    use http::header::{CONNECTION, TE, TRANSFER_ENCODING};
-    if headers.contains_key(CONNECTION) {
-        headers.remove(CONNECTION);
-        headers.remove("keep-alive");
+/// RFC 9113 §8.2.1: HTTP/2 knows no optional whitespace around a value, so one that carries it has two
+/// readings. (The HTTP/1 codec has trimmed it away.)
+fn check_field_values(headers: &HeaderMap) -> Result<(), RequestError> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    for value in headers.values() {
+        let bytes = value.as_bytes();
+        if is_space(bytes.first()) || is_space(bytes.last()) {
+            return Err(RequestError::Header(
+                "a value begins or ends with whitespace",
+            ));
+        }
     }
-    headers.remove("proxy-connection");
+    Ok(())
+}
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Drops what belongs to the connection, not to the message (RFC 9110 §7.6.1). What `Connection` names
+/// beyond these stays: an attacker must not be able to strip identity headers with it. `te: trailers`
+/// stays, and so does `upgrade` for the room that decides about upgrades.
+fn remove_connection_headers(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(&HTTP2_SETTINGS);
     headers.remove(TRANSFER_ENCODING);
-    if headers
-        .get(TE)
-        .is_some_and(|te| te.as_bytes() != b"trailers")
-    {
+    if !headers.contains_key(TE) {
+        return;
+    }
+    let wants_trailers = headers.get_all(TE).iter().any(|te| {
+        te.as_bytes()
+            .split(|b| *b == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else {
         headers.remove(TE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(
+        method: &str,
+        uri: &str,
+        version: Version,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<CanonicalRequest, RequestError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        CanonicalRequest::new(
+            method.parse().unwrap(),
+            &uri.parse().unwrap(),
+            version,
+            map,
+            PathNormalization::Base,
+        )
+    }
+
+    #[test]
+    fn one_host_and_only_one_reading_of_it() {
+        fn h1(
+            uri: &str,
+            headers: &[(&'static str, &'static str)],
+        ) -> Result<CanonicalRequest, RequestError> {
+            request("GET", uri, Version::HTTP_11, headers)
+        }
+        let good = h1("/", &[("host", "A.com:8080")]).unwrap();
+        assert_eq!(good.authority.as_str(), "A.com:8080");
+        assert_eq!(good.authority.host(), "A.com");
+        assert_eq!(good.authority.port(), Some(8080));
+        assert!(!good.headers.contains_key(HOST));
+        let v6 = h1("/", &[("host", "[::1]:80")]).unwrap();
+        assert_eq!(
+            (v6.authority.host(), v6.authority.port()),
+            ("[::1]", Some(80))
+        );
+
+        assert!(h1("/", &[]).is_err());
+        assert!(h1("/", &[("host", "a"), ("host", "a")]).is_err());
+        for bad in [
+            "", "a, b", "a@b", "a/b", "a:", "a:0", "a:65536", "a:x", "a:+1", "a b", "a?b", "[::1",
+            "[::1]x", "[x]", ":80", "a:80:80", "a%41", "a\\b", "a#b",
+        ] {
+            assert!(h1("/", &[("host", bad)]).is_err(), "host {bad:?} passed");
+        }
+        assert!(Authority::parse(HeaderValue::from_bytes("ä.com".as_bytes()).unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_uri_names_the_authority_where_it_has_one() {
+        let h1 = request("GET", "http://b/x", Version::HTTP_11, &[("host", "a")]).unwrap();
+        assert_eq!(h1.authority.as_str(), "b");
+        assert_eq!(h1.path(), "/x");
+        assert!(request("GET", "http://b/x", Version::HTTP_11, &[("host", "a@c")]).is_err());
+        assert!(request("GET", "http://u@b/x", Version::HTTP_11, &[]).is_err());
+
+        assert!(request("GET", "http://b/x", Version::HTTP_2, &[("host", "a")]).is_err());
+        assert!(request("GET", "http://b/x", Version::HTTP_2, &[("host", "B")]).is_ok());
+        assert!(request("GET", "http://b/x", Version::HTTP_2, &[]).is_ok());
+        assert!(request("GET", "/x", Version::HTTP_2, &[("host", "b")]).is_ok());
+    }
+
+    #[test]
+    fn the_target_is_a_path_or_the_asterisk_of_options() {
+        let host = &[("host", "a")];
+        let path = |method, uri| request(method, uri, Version::HTTP_11, host);
+        assert_eq!(path("OPTIONS", "*").unwrap().path(), "*");
+        assert!(path("GET", "*").is_err());
+        assert!(path("GET", "admin").is_err());
+        assert!(path("CONNECT", "b:80").is_err());
+
+        let empty = path("GET", "http://b?q=/../x").unwrap();
+        assert_eq!(empty.path.as_str(), "/?q=/../x");
+        let changed = path("GET", "/x/../%61?q=%61/../\\").unwrap();
+        assert_eq!(changed.path.as_str(), "/a?q=%61/../\\");
+        assert_eq!(changed.original_path.unwrap().path(), "/x/../%61");
+        assert!(path("GET", "/a?q=%00").unwrap().original_path.is_none());
+    }
+
+    #[test]
+    fn methods_are_upper_case_and_short() {
+        let method = |name: &str| request(name, "/", Version::HTTP_11, &[("host", "a")]);
+        assert!(method("FOO-BAR").is_ok());
+        assert!(method("get").is_err());
+        assert!(method("Get").is_err());
+        assert!(method(&"A".repeat(33)).is_err());
+    }
+
+    #[test]
+    fn connection_can_not_strip_what_it_names() {
+        let request = request(
+            "GET",
+            "/",
+            Version::HTTP_11,
+            &[
+                ("host", "a"),
+                ("connection", "x-role, authorization, keep-alive, te"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "x"),
+                ("http2-settings", "x"),
+                ("transfer-encoding", "chunked"),
+                ("te", "gzip"),
+                ("te", "deflate, Trailers"),
+                ("x-role", "user"),
+                ("authorization", "Bearer x"),
+            ],
+        )
+        .unwrap();
+        let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["authorization", "te", "x-role"]);
+        assert_eq!(request.headers[TE], "trailers");
+    }
+
+    #[test]
+    fn whitespace_around_values_is_refused_where_no_codec_trims_it() {
+        for value in [" admin", "admin ", "\tadmin"] {
+            let headers = &[("host", "a"), ("x-role", value)];
+            assert!(
+                request("GET", "/", Version::HTTP_2, headers).is_err(),
+                "{value:?}"
+            );
+        }
+        let inner = &[("host", "a"), ("x-role", "a b")];
+        assert!(request("GET", "/", Version::HTTP_2, inner).is_ok());
     }
 }
