@@ -68,7 +68,8 @@ impl Epoch {
 
         let identity = identity_of(&chain[0])?;
         let certified = certified_key(chain.clone(), key)?;
-        let unix_now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let unix_now =
+            UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
         verify_signed_by_roots(&chain[0], &chain[1..], &roots, &PROVIDER, unix_now)
             .map_err(|e| CredentialError::NotSignedByRoots(e.to_string()))?;
 
@@ -235,14 +236,15 @@ fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<SingleCertAndKey>, CredentialError> {
-    let key = PROVIDER
-        .key_provider
-        .load_private_key(key)
-        .map_err(|e| CredentialError::Malformed {
-            file: KEY_FILE,
-            reason: e.to_string(),
-            expected: "BEGIN PRIVATE KEY",
-        })?;
+    let key =
+        PROVIDER
+            .key_provider
+            .load_private_key(key)
+            .map_err(|e| CredentialError::Malformed {
+                file: KEY_FILE,
+                reason: e.to_string(),
+                expected: "BEGIN PRIVATE KEY",
+            })?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) => Ok(Arc::new(SingleCertAndKey::from(certified))),

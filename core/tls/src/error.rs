@@ -39,7 +39,9 @@ pub enum CredentialError {
         expected: &'static str,
     },
     /// The private key does not belong to the certificate.
-    #[error("key.pem: does not belong to the first certificate of cert-chain.pem; replace both files together")]
+    #[error(
+        "key.pem: does not belong to the first certificate of cert-chain.pem; replace both files together"
+    )]
     KeyMismatch,
     /// The certificate's time is over.
     #[error("cert-chain.pem: expired {}s ago; renew the certificate (or correct this machine's clock)", .0.as_secs())]
@@ -48,19 +50,27 @@ pub enum CredentialError {
     #[error("cert-chain.pem: not valid for another {}s; wait, or correct this machine's clock", .0.as_secs())]
     NotYetValid(Duration),
     /// The certificate carries no URI name, hence no identity.
-    #[error("cert-chain.pem: the certificate has no URI subject alternative name; issue it with spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+    #[error(
+        "cert-chain.pem: the certificate has no URI subject alternative name; issue it with spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+    )]
     NoUriSan,
     /// The certificate carries several URI names, so that its identity is ambiguous.
-    #[error("cert-chain.pem: the certificate has {0} URI subject alternative names; issue it with exactly one")]
+    #[error(
+        "cert-chain.pem: the certificate has {0} URI subject alternative names; issue it with exactly one"
+    )]
     SeveralUriSans(usize),
     /// The URI name is not an identity as Istio writes them.
     #[error("cert-chain.pem: {0}; issue the certificate with an Istio SPIFFE identity")]
     NotIstioIdentity(String),
     /// Peers that trust only our roots would not trust our certificate.
-    #[error("cert-chain.pem: not signed by any certificate in root-cert.pem ({0}); add the signing root, or the missing intermediate")]
+    #[error(
+        "cert-chain.pem: not signed by any certificate in root-cert.pem ({0}); add the signing root, or the missing intermediate"
+    )]
     NotSignedByRoots(String),
     /// rustls refused the material for another reason.
-    #[error("cert-chain.pem: refused by the TLS library: {0}; issue an ECDSA P-256 or RSA certificate")]
+    #[error(
+        "cert-chain.pem: refused by the TLS library: {0}; issue an ECDSA P-256 or RSA certificate"
+    )]
     Refused(String),
 }
 
@@ -80,7 +90,9 @@ pub enum HandshakeError {
     #[error("the peer's certificate has no URI subject alternative name")]
     NoUriSan,
     /// The peer's certificate carries several URI names.
-    #[error("the peer's certificate has {0} URI subject alternative names; exactly one is accepted")]
+    #[error(
+        "the peer's certificate has {0} URI subject alternative names; exactly one is accepted"
+    )]
     SeveralUriSans(usize),
     /// The peer's URI name is not an Istio identity.
     #[error("the peer's certificate names no Istio identity: {0}")]

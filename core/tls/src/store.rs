@@ -111,10 +111,7 @@ impl CertificateStore {
     pub fn current(&self) -> Result<Arc<Epoch>, CredentialError> {
         let state = self.lock();
         let Some(epoch) = &state.current else {
-            return Err(state
-                .failure
-                .clone()
-                .unwrap_or(CredentialError::NotLoaded));
+            return Err(state.failure.clone().unwrap_or(CredentialError::NotLoaded));
         };
         match SystemTime::now().duration_since(epoch.not_after()) {
             Ok(since) => Err(CredentialError::Expired(since)),

@@ -57,12 +57,16 @@ pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, 
     let Some(names) = names else {
         return Err(PeerFault::NoUriSan);
     };
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(Some(*uri)),
-        // A URI that is not text still counts: skipping it could turn two names into one.
-        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some(None),
-        _ => None,
-    });
+    let mut uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(Some(*uri)),
+            // A URI that is not text still counts: skipping it could turn two names into one.
+            GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some(None),
+            _ => None,
+        });
     let Some(only) = uris.next() else {
         return Err(PeerFault::NoUriSan);
     };
@@ -71,7 +75,9 @@ pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, 
         return Err(PeerFault::SeveralUriSans(others + 1));
     }
     let Some(uri) = only else {
-        return Err(PeerFault::NotIstioIdentity("the URI name is not ASCII text".to_owned()));
+        return Err(PeerFault::NotIstioIdentity(
+            "the URI name is not ASCII text".to_owned(),
+        ));
     };
     uri.parse::<Identity>()
         .map_err(|e| PeerFault::NotIstioIdentity(e.to_string()))
@@ -110,7 +116,11 @@ impl MeshClientVerifier {
         let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(Self { chain, own, aliases })
+        Ok(Self {
+            chain,
+            own,
+            aliases,
+        })
     }
 }
 

@@ -1,0 +1,39 @@
+//! HBONE: TCP streams carried as HTTP/2 CONNECT inside mutual TLS.
+//!
+//! This room owns the HTTP/2 connection that a tunnel's peers share: serving CONNECT
+//! ([`serve`]), opening CONNECT ([`connect`], [`TunnelPool`]), and the tunnelled bytes as plain I/O
+//! ([`TunnelStream`]) with flow control end to end. It refuses to know what the tunnel leads to,
+//! whether the peer may go there, and what protocol runs inside: the caller is asked once per
+//! stream and answers with [`Responder::accept`] or [`Responder::refuse`].
+//!
+//! `LIFECYCLE.md` beside this crate's manifest walks through one tunnel.
+
+mod authority;
+mod client;
+mod keepalive;
+mod pool;
+mod server;
+mod settings;
+mod stream;
+
+pub use authority::{AuthorityError, TunnelAuthority};
+pub use client::{Client, Driver, OpenError, connect};
+pub use pool::{DialError, DialFailure, TunnelError, TunnelPool};
+pub use server::{Connect, Handler, Refusal, Responder, ServeError, serve};
+pub use settings::Settings;
+pub use stream::TunnelStream;
+
+/// An HTTP/2 connection, or a stream on it, ended before its time.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP/2: {0}")]
+pub struct ConnectionError(#[from] h2::Error);
+
+impl ConnectionError {
+    /// Whether the peer said that it never looked at the stream, so that nothing is lost by
+    /// sending it again elsewhere.
+    #[must_use]
+    pub fn is_unprocessed(&self) -> bool {
+        self.0.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (self.0.is_go_away() && self.0.is_remote())
+    }
+}
