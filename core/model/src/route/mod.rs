@@ -5,10 +5,12 @@
 //! A header match is decided in [`matches`]; precedence (Gateway API, HTTPRouteMatch) in [`order`];
 //! which rule a request takes in [`table`].
 
+mod bucket;
 pub mod edits;
 pub mod matches;
 pub mod order;
 pub mod pattern;
+mod prefix;
 pub mod table;
 
 use std::sync::Arc;

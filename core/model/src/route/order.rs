@@ -5,8 +5,37 @@
 //! then more headers, then more query parameters, then the oldest route, then the first by
 //! `namespace/name`, then the first rule and match within it.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
+
+use super::matches::PathMatch;
+use super::table::RouteEntry;
+
+/// Compares two entries: the one that takes precedence is less.
+pub(super) fn precedence(one: &RouteEntry, other: &RouteEntry) -> Ordering {
+    demands(one)
+        .cmp(&demands(other))
+        .then_with(|| one.order.cmp(&other.order))
+}
+
+/// How much an entry asks for, the most first: kind and length of the path, method, headers, query.
+fn demands(entry: &RouteEntry) -> impl Ord + use<> {
+    let matches = &entry.matches;
+    let (kind, length) = match &matches.path {
+        PathMatch::Exact(path) => (0, path.len()),
+        PathMatch::Prefix(path) => (1, path.trim_end_matches('/').len()),
+        PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
+    };
+    (
+        kind,
+        Reverse((
+            length,
+            matches.method.is_some(),
+            matches.headers.len(),
+            matches.query.len(),
+        )),
+    )
+}
 
 /// Where a match stands among those that ask for equally much.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -1,10 +1,19 @@
 //! The route table: which rule a request takes.
+//!
+//! Exact paths are found by hash and prefixes by one walk down their segments, so that a lookup costs
+//! the same among ten routes and ten thousand. Headers, query and method are compared only for the
+//! candidates a path leaves. Regular expressions are tried in turn, when nothing else matched.
 
 use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
 use super::RouteRule;
-use super::matches::RouteMatch;
-use super::order::RouteOrder;
+use super::bucket::{Bucket, Candidate};
+use super::matches::{PathMatch, Query, RouteMatch};
+use super::order::{self, RouteOrder};
+use super::pattern::CompiledPattern;
+use super::prefix::PrefixTree;
 use crate::request::CanonicalRequest;
 
 /// One match of one rule, as [`RouteTable::build`] takes it.
@@ -20,18 +29,91 @@ pub struct RouteEntry {
 
 /// Rules compiled for lookup.
 #[derive(Clone, Debug, Default)]
-pub struct RouteTable {}
+pub struct RouteTable {
+    exact: FxHashMap<Box<str>, Bucket>,
+    prefixes: PrefixTree,
+    patterns: Vec<(CompiledPattern, Candidate)>,
+}
 
 impl RouteTable {
-    /// Compiles entries, in whatever order they come.
+    /// Compiles entries, in whatever order they come. A prefix that does not begin with a slash can not
+    /// match, and telling its author is the translation's task.
     #[must_use]
-    pub fn build(_entries: Vec<RouteEntry>) -> Self {
-        Self {}
+    pub fn build(mut entries: Vec<RouteEntry>) -> Self {
+        for entry in &mut entries {
+            keep_first_of_each_name(&mut entry.matches);
+        }
+        entries.sort_by(order::precedence);
+
+        let mut exact: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
+        let mut prefixes: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
+        let mut patterns = Vec::new();
+        for RouteEntry { matches, rule, .. } in entries {
+            let candidate = Candidate {
+                method: matches.method,
+                headers: matches.headers,
+                query: matches.query,
+                rule,
+            };
+            match matches.path {
+                PathMatch::Exact(path) => {
+                    exact.entry((*path).into()).or_default().push(candidate);
+                }
+                PathMatch::Prefix(path) => {
+                    let prefix = path.trim_end_matches('/');
+                    if path.starts_with('/') {
+                        prefixes.entry(prefix.into()).or_default().push(candidate);
+                    }
+                }
+                PathMatch::Regex(pattern) => patterns.push((pattern, candidate)),
+            }
+        }
+        let bucket = |(path, candidates)| (path, Bucket::new(candidates));
+        Self {
+            exact: exact.into_iter().map(bucket).collect(),
+            prefixes: PrefixTree::new(prefixes.into_iter().map(bucket)),
+            patterns,
+        }
     }
 
     /// The rule with the highest precedence among those that match.
     #[must_use]
-    pub fn lookup(&self, _request: &CanonicalRequest) -> Option<&Arc<RouteRule>> {
-        None
+    pub fn lookup(&self, request: &CanonicalRequest) -> Option<&Arc<RouteRule>> {
+        let path = request.path();
+        let query = Query::of(request);
+        if let Some(rule) = self
+            .exact
+            .get(path)
+            .and_then(|bucket| bucket.find(request, &query))
+        {
+            return Some(rule);
+        }
+        if let Some(rule) = self
+            .prefixes
+            .matching(path)
+            .find_map(|bucket| bucket.find(request, &query))
+        {
+            return Some(rule);
+        }
+        self.patterns
+            .iter()
+            .find(|(pattern, candidate)| {
+                candidate.matches(request, &query) && pattern.matches(path.as_bytes())
+            })
+            .map(|(_, candidate)| &candidate.rule)
     }
 }
+
+fn keep_first_of_each_name(matches: &mut RouteMatch) {
+    let mut seen = FxHashSet::default();
+    matches
+        .headers
+        .retain(|header| seen.insert(header.name.clone()));
+    let mut seen = FxHashSet::default();
+    matches
+        .query
+        .retain(|wanted| seen.insert(Arc::clone(&wanted.name)));
+}
+
+#[cfg(test)]
+mod tests;
