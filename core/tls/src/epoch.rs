@@ -139,10 +139,23 @@ impl Epoch {
         if let Some(config) = clients.get(expected) {
             return Ok(Arc::clone(config));
         }
+        let config = self.build_client_config(Some(expected.into()))?;
+        if clients.len() >= MAX_CLIENT_CONFIGS {
+            clients.clear();
+        }
+        clients.insert(expected.into(), Arc::clone(&config));
+        Ok(config)
+    }
+
+    /// The configuration for reaching one of `expected`, or anybody of this mesh.
+    pub(crate) fn build_client_config(
+        &self,
+        expected: Option<Box<[Identity]>>,
+    ) -> Result<Arc<ClientConfig>, CredentialError> {
         let verifier = MeshServerVerifier {
             roots: Arc::clone(&self.roots),
             provider: Arc::clone(&PROVIDER),
-            expected: expected.into(),
+            expected,
         };
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
             .with_protocol_versions(&[&TLS13])
@@ -153,13 +166,7 @@ impl Epoch {
         config.alpn_protocols = vec![ALPN_H2.to_vec()];
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
-
-        let config = Arc::new(config);
-        if clients.len() >= MAX_CLIENT_CONFIGS {
-            clients.clear();
-        }
-        clients.insert(expected.into(), Arc::clone(&config));
-        Ok(config)
+        Ok(Arc::new(config))
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -86,6 +88,29 @@ where
     let config = epoch
         .client_config(expected)
         .map_err(HandshakeError::NotReady)?;
+    connect_with(config, io).await
+}
+
+/// Connects as the epoch's identity to whoever answers, if the mesh roots vouch for him. For tools
+/// that are told an address by their user; the data path knows whom it means to reach and calls
+/// [`connect`].
+pub async fn connect_to_any<IO>(epoch: &Epoch, io: IO) -> Result<ClientStream<IO>, HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = epoch
+        .build_client_config(None)
+        .map_err(HandshakeError::NotReady)?;
+    connect_with(config, io).await
+}
+
+async fn connect_with<IO>(
+    config: Arc<ClientConfig>,
+    io: IO,
+) -> Result<ClientStream<IO>, HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     // rustls wants a name; it is neither sent (no SNI) nor looked at (the verifier knows the identity).
     let unnamed = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
     let stream = TlsConnector::from(config)

@@ -20,5 +20,5 @@ pub use dev_ca::{DEFAULT_LIFETIME, DevCa, DevCaError, IssuedCertificate};
 pub use epoch::Epoch;
 pub use error::{CredentialError, HandshakeError};
 pub use files::{CERT_CHAIN_FILE, KEY_FILE, PemBundle, ROOT_CERT_FILE};
-pub use handshake::{Accepted, ClientStream, ServerStream, accept, connect};
+pub use handshake::{Accepted, ClientStream, ServerStream, accept, connect, connect_to_any};
 pub use store::{CertificateStore, Reload, StoreStatus};

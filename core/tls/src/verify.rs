@@ -175,7 +175,8 @@ impl ClientCertVerifier for MeshClientVerifier {
 pub(crate) struct MeshServerVerifier {
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) provider: Arc<CryptoProvider>,
-    pub(crate) expected: Box<[Identity]>,
+    /// `None`: anybody the roots vouch for.
+    pub(crate) expected: Option<Box<[Identity]>>,
 }
 
 impl ServerCertVerifier for MeshServerVerifier {
@@ -190,8 +191,10 @@ impl ServerCertVerifier for MeshServerVerifier {
         check_chain_length(intermediates)?;
         verify_signed_by_roots(end_entity, intermediates, &self.roots, &self.provider, now)?;
         let found = identity_of(end_entity)?;
-        if !self.expected.contains(&found) {
-            let expected: Vec<&str> = self.expected.iter().map(Identity::uri).collect();
+        if let Some(expected) = &self.expected
+            && !expected.contains(&found)
+        {
+            let expected: Vec<&str> = expected.iter().map(Identity::uri).collect();
             return Err(PeerFault::IdentityMismatch {
                 expected: expected.join(", "),
                 found,
