@@ -83,7 +83,17 @@ pub trait Filter {
     /// Meets a request. A filter that can decide from the head answers [`Begin::Pass`] or
     /// [`Begin::Reply`] and costs no allocation; one that stays with the exchange opens a stream,
     /// which is then told everything from [`StreamFilter::request_headers`] on.
+    ///
+    /// The filters of a chain begin one after the other: this one is asked when every filter before it
+    /// has let the request head pass, and so reads the head as those have left it.
     fn begin(&self, context: &mut RequestContext) -> Begin;
+
+    /// Judges a request once more after a filter changed its method, path or authority and the data
+    /// path made it canonical again. Only filters whose verdict hangs on those answer anything.
+    fn judge_again(&self, context: &mut RequestContext) -> Option<LocalReply> {
+        let _ = context;
+        None
+    }
 }
 
 /// A filter's first answer.
@@ -99,9 +109,17 @@ pub enum Begin {
 /// A filter at work on one exchange.
 ///
 /// Request events arrive in the order headers, body chunks, trailers; response events likewise, in
-/// reverse chain order. While a filter pauses, later filters hear nothing; the paused one still gets
-/// the body chunks it needs, and what it lets pass is buffered for it up to the chain's limit (413 on
-/// the way up, 500 on the way down).
+/// reverse chain order. A filter hears only what its [`Needs`] name (request headers always), and the
+/// response side starts with the response even where the request side still pauses.
+///
+/// While a filter pauses, later filters hear nothing; the paused one still gets the body chunks it
+/// needs, and they are buffered for it up to the chain's limit (413 on the way up, 500 on the way
+/// down). A filter that pauses with [`Step::Hold`], or does not need the body, gets none: the bytes
+/// stay with their sender.
+///
+/// The end of a body is told once: with `end_of_stream` on the headers when there is no body, else on
+/// the last body call, which may be empty, or by the trailers where trailers follow and the filter
+/// needs them.
 pub trait StreamFilter {
     /// The request head, in `context.request`.
     fn request_headers(&mut self, context: &mut RequestContext, end_of_stream: bool) -> Step {
@@ -121,9 +139,14 @@ pub trait StreamFilter {
         Step::Continue
     }
 
-    /// Request trailers.
-    fn request_trailers(&mut self, context: &mut RequestContext, trailers: &mut HeaderMap) -> Step {
-        let _ = (context, trailers);
+    /// Request trailers. `body` is what is held for this filter; it goes on with the trailers.
+    fn request_trailers(
+        &mut self,
+        context: &mut RequestContext,
+        body: &mut Bytes,
+        trailers: &mut HeaderMap,
+    ) -> Step {
+        let _ = (context, body, trailers);
         Step::Continue
     }
 
@@ -149,28 +172,31 @@ pub trait StreamFilter {
         Step::Continue
     }
 
-    /// Response trailers.
+    /// Response trailers. `body` is what is held for this filter; it goes on with the trailers.
     fn response_trailers(
         &mut self,
         context: &mut RequestContext,
+        body: &mut Bytes,
         trailers: &mut HeaderMap,
     ) -> Step {
-        let _ = (context, trailers);
+        let _ = (context, body, trailers);
         Step::Continue
     }
 
-    /// Asked after a pause, whenever the task is woken: still waiting, or on with it? A filter that
-    /// pauses to wait for more body (and nothing else) keeps the default.
+    /// Asked after a pause, at once and whenever the task is woken: still waiting, or on with it? A
+    /// filter that pauses to wait for more body (and nothing else) keeps the default. Asked for each
+    /// direction that this filter pauses; `held` tells which, and is all that can still be edited.
     fn poll_resume(
         &mut self,
         context: &mut RequestContext,
+        held: Held<'_>,
         task: &mut task::Context<'_>,
     ) -> task::Poll<Step> {
-        let _ = (context, task);
+        let _ = (context, held, task);
         task::Poll::Pending
     }
 
-    /// The exchange is over. Called exactly once, whatever happened.
+    /// The exchange is over. Called exactly once, whatever happened, in chain order.
     fn complete(&mut self, context: &mut RequestContext, summary: &Summary<'_>) {
         let _ = (context, summary);
     }
@@ -183,8 +209,36 @@ pub enum Step {
     Continue,
     /// Hold it here until [`StreamFilter::poll_resume`] or a later event says otherwise.
     Pause,
-    /// Answer with this; nothing (more) goes upstream.
+    /// As [`Step::Pause`], and without later events: only [`StreamFilter::poll_resume`] ends it, and
+    /// nothing more is read from the sender meanwhile.
+    Hold,
+    /// Answer with this; nothing (more) goes upstream. Once the response head was sent the exchange
+    /// is reset instead.
     Reply(LocalReply),
+    /// End the exchange without an answer; the text is for `%RESPONSE_CODE_DETAILS%`.
+    Reset(Arc<str>),
+}
+
+/// Which way something travels.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Direction {
+    /// From the client to the upstream.
+    Request,
+    /// From the upstream to the client.
+    Response,
+}
+
+/// What a paused filter holds of one direction.
+#[derive(Debug)]
+pub struct Held<'a> {
+    /// The direction.
+    pub direction: Direction,
+    /// The response head, while it is not sent; `None` for the request, whose head is in the context.
+    pub response: Option<&'a mut ResponseHead>,
+    /// Body bytes shown to this filter and not let go.
+    pub body: &'a mut Bytes,
+    /// Trailers, when they have come.
+    pub trailers: Option<&'a mut HeaderMap>,
 }
 
 /// A response made here.
@@ -218,10 +272,33 @@ impl LocalReply {
             details: details.into(),
         }
     }
+
+    /// Head, with `content-length`, and body, ready to be sent in answer to `method`: HEAD gets the
+    /// length and no body.
+    #[must_use]
+    pub fn into_parts(self, method: &http::Method) -> (ResponseHead, Bytes) {
+        let mut head = ResponseHead {
+            status: self.status,
+            headers: self.headers,
+        };
+        let bodiless = self.status.is_informational() || matches!(self.status.as_u16(), 204 | 304);
+        if bodiless {
+            head.headers.remove(http::header::CONTENT_LENGTH);
+            return (head, Bytes::new());
+        }
+        head.headers
+            .insert(http::header::CONTENT_LENGTH, self.body.len().into());
+        let body = if method == http::Method::HEAD {
+            Bytes::new()
+        } else {
+            self.body
+        };
+        (head, body)
+    }
 }
 
 /// A response head that filters may edit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ResponseHead {
     /// Status.
     pub status: StatusCode,
@@ -234,11 +311,11 @@ pub struct ResponseHead {
 pub struct Summary<'a> {
     /// Status sent; `None` when the client got no response head.
     pub status: Option<StatusCode>,
-    /// Response headers sent.
+    /// Response headers sent; kept only where a filter of the chain needs response headers.
     pub response_headers: Option<&'a HeaderMap>,
-    /// Body bytes received from the client.
+    /// Body bytes taken from the client.
     pub request_bytes: u64,
-    /// Body bytes sent to the client.
+    /// Body bytes handed to the client.
     pub response_bytes: u64,
 }
 

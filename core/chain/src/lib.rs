@@ -9,13 +9,21 @@
 //! A filter is a step function. It is given an event, may read and edit, and answers [`Step`]. Nothing
 //! in here is `Send`: an exchange lives and dies on one core.
 
+pub mod body;
 pub mod callout;
+pub mod chain;
 pub mod context;
+mod exchange;
 pub mod filter;
+mod flow;
+pub mod runner;
 
+pub use body::{BodyError, FilteredRequest, FilteredResponse};
 pub use callout::{Callout, CalloutError, CalloutRequest};
+pub use chain::{Chain, Opened, Started};
 pub use context::{Connection, RequestContext};
 pub use filter::{
-    Begin, Filter, FilterSource, LocalReply, Needs, Phase, Placed, ResponseHead, Scope, Step,
-    StreamFilter, Summary,
+    Begin, Direction, Filter, FilterSource, Held, LocalReply, Needs, Phase, Placed, ResponseHead,
+    Scope, Step, StreamFilter, Summary,
 };
+pub use runner::{ChainRun, Interrupt, Outcome};

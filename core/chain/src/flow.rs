@@ -1,0 +1,438 @@
+//! One direction of an exchange as a row of stations, one per filter that follows it.
+//!
+//! What arrives at a station is told to its filter, event by event; what the filter lets go arrives at
+//! the next station, and what passes the last one is the outcome. Knows nothing of where bytes come
+//! from or go to, nor of what a reply means: [`crate::runner`] does.
+
+use std::sync::Arc;
+use std::task;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use crate::chain::Slot;
+use crate::context::RequestContext;
+use crate::filter::{Direction, Held, LocalReply, Needs, ResponseHead, Step};
+
+/// One direction of one exchange.
+pub(crate) struct Flow {
+    direction: Direction,
+    /// In the order in which this direction meets the filters.
+    stations: Vec<Station>,
+    /// What passed all stations and was not taken yet.
+    passed: Arrival,
+    /// Whether more may come in.
+    open: bool,
+    limit: usize,
+}
+
+/// Why a flow ends before its time.
+pub(crate) enum Fate {
+    /// A filter answers instead, or too much is held.
+    Reply(LocalReply),
+    /// A filter, or the lack of room, ends the exchange.
+    Reset(Arc<str>),
+    /// A filter was shown more than may be held for it.
+    Overflow,
+}
+
+/// What may be told apart of a message that passed.
+pub(crate) enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Flow {
+    pub(crate) fn new(direction: Direction, limit: usize) -> Self {
+        Self {
+            direction,
+            stations: Vec::new(),
+            passed: Arrival::default(),
+            open: true,
+            limit,
+        }
+    }
+
+    /// Lets the head in, with `end` when nothing follows it.
+    pub(crate) fn push_head(&mut self, end: bool) {
+        let arrival = self.entry();
+        arrival.head = true;
+        if end {
+            arrival.end = End::Body;
+            self.open = false;
+        }
+    }
+
+    /// Lets body bytes in, with `end` when nothing follows them.
+    pub(crate) fn push_data(&mut self, data: Bytes, end: bool) {
+        let arrival = self.entry();
+        append(&mut arrival.body, data);
+        if end {
+            self.push_end(None);
+        }
+    }
+
+    /// Lets the end in.
+    pub(crate) fn push_end(&mut self, trailers: Option<HeaderMap>) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        self.entry().end = trailers.map_or(End::Body, End::Trailers);
+    }
+
+    /// Puts a station behind the others; what passed so far arrives there.
+    pub(crate) fn add_station(&mut self) {
+        let arrival = std::mem::take(&mut self.passed);
+        self.stations.push(Station {
+            arrival,
+            ..Station::default()
+        });
+    }
+
+    /// Whether nothing more may come in.
+    pub(crate) fn is_closed(&self) -> bool {
+        !self.open
+    }
+
+    /// Whether the head passed all stations.
+    pub(crate) fn head_passed(&self) -> bool {
+        self.passed.head
+    }
+
+    /// Whether everything passed and was taken.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.passed.body.is_empty() && matches!(self.passed.end, End::Body)
+    }
+
+    /// How many bytes are still to be taken, when all of them passed and no trailers follow.
+    pub(crate) fn exact_remainder(&self) -> Option<usize> {
+        matches!(self.passed.end, End::Body).then_some(self.passed.body.len())
+    }
+
+    /// Takes the next part of what passed.
+    pub(crate) fn take_part(&mut self) -> Option<Part> {
+        if !self.passed.head {
+            return None;
+        }
+        if !self.passed.body.is_empty() {
+            return Some(Part::Data(std::mem::take(&mut self.passed.body)));
+        }
+        match std::mem::take(&mut self.passed.end) {
+            End::Trailers(trailers) => {
+                self.passed.end = End::Body;
+                Some(Part::Trailers(trailers))
+            }
+            end => {
+                self.passed.end = end;
+                None
+            }
+        }
+    }
+
+    /// Whether more should be let in: the first filter that pauses wants body, or none pauses.
+    pub(crate) fn wants_more(&self, slots: &[Slot]) -> bool {
+        let waiting = self
+            .stations
+            .iter()
+            .position(|station| station.pause != Pause::No);
+        self.open
+            && waiting.is_none_or(|position| {
+                let needs = slots[slot_at(self.direction, self.stations.len(), position)].needs;
+                self.stations[position].pause == Pause::Fed && body_needed(self.direction, needs)
+            })
+    }
+
+    /// Drops what is under way and shuts the stations that have seen the head; the head and body of a
+    /// reply then arrive at the others.
+    pub(crate) fn restart(&mut self, body: Bytes) {
+        self.passed = Arrival::default();
+        for station in &mut self.stations {
+            let shut = station.told_head;
+            *station = Station {
+                shut,
+                ..Station::default()
+            };
+        }
+        self.open = false;
+        let arrival = self.entry();
+        *arrival = Arrival {
+            head: true,
+            body,
+            end: End::Body,
+        };
+    }
+
+    /// Moves everything on as far as the filters let it.
+    pub(crate) fn advance(
+        &mut self,
+        slots: &mut [Slot],
+        context: &mut RequestContext,
+        mut head: Option<&mut ResponseHead>,
+        task: &mut task::Context<'_>,
+    ) -> Result<(), Fate> {
+        let count = self.stations.len();
+        for position in 0..self.stations.len() {
+            let slot = &mut slots[slot_at(self.direction, count, position)];
+            let station = &mut self.stations[position];
+            let mut visit = Visit {
+                direction: self.direction,
+                limit: self.limit,
+                slot,
+                context,
+                head: head.as_deref_mut(),
+            };
+            visit.run(station, task)?;
+            let gone = station.release();
+            let next = match self.stations.get_mut(position + 1) {
+                Some(station) => &mut station.arrival,
+                None => &mut self.passed,
+            };
+            next.merge(gone);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self) -> &mut Arrival {
+        match self.stations.first_mut() {
+            Some(station) => &mut station.arrival,
+            None => &mut self.passed,
+        }
+    }
+}
+
+/// What has come to a place and not gone on.
+#[derive(Default)]
+struct Arrival {
+    /// Whether the head has come; it stays true.
+    head: bool,
+    body: Bytes,
+    end: End,
+}
+
+#[derive(Default)]
+enum End {
+    /// More may come.
+    #[default]
+    Open,
+    /// Nothing follows the body.
+    Body,
+    /// These end the message.
+    Trailers(HeaderMap),
+}
+
+impl Arrival {
+    fn merge(&mut self, other: Self) {
+        self.head |= other.head;
+        append(&mut self.body, other.body);
+        if !matches!(other.end, End::Open) {
+            self.end = other.end;
+        }
+    }
+}
+
+/// Where a filter stands in one direction.
+#[derive(Default)]
+struct Station {
+    /// What its filter was not told yet.
+    arrival: Arrival,
+    /// What its filter was shown and did not let go.
+    held: Bytes,
+    pause: Pause,
+    told_head: bool,
+    told_end: bool,
+    /// Its filter hears nothing more of this direction; everything passes.
+    shut: bool,
+}
+
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Pause {
+    #[default]
+    No,
+    /// Later events are told.
+    Fed,
+    /// Only a resumption ends it.
+    Held,
+}
+
+/// What a filter is told next.
+enum Event {
+    Head { end: bool },
+    Body { end: bool },
+    Trailers,
+}
+
+impl Station {
+    fn next_event(&self, direction: Direction, needs: Needs) -> Option<Event> {
+        if self.shut || !self.arrival.head {
+            return None;
+        }
+        let bare = self.arrival.body.is_empty();
+        if !self.told_head {
+            let end = bare && matches!(self.arrival.end, End::Body);
+            return Some(Event::Head { end });
+        }
+        if self.pause == Pause::Held || self.told_end {
+            return None;
+        }
+        let hears_trailers = trailers_needed(direction, needs);
+        let end = match self.arrival.end {
+            End::Open => false,
+            End::Body => true,
+            End::Trailers(_) => !hears_trailers,
+        };
+        if body_needed(direction, needs) && (end || !bare) {
+            return Some(Event::Body { end });
+        }
+        (hears_trailers && matches!(self.arrival.end, End::Trailers(_))).then_some(Event::Trailers)
+    }
+
+    /// What goes on from here.
+    fn release(&mut self) -> Arrival {
+        if self.pause != Pause::No {
+            return Arrival::default();
+        }
+        let mut body = std::mem::take(&mut self.held);
+        append(&mut body, std::mem::take(&mut self.arrival.body));
+        Arrival {
+            head: self.arrival.head,
+            body,
+            end: std::mem::take(&mut self.arrival.end),
+        }
+    }
+}
+
+/// One visit at a station.
+struct Visit<'a> {
+    direction: Direction,
+    limit: usize,
+    slot: &'a mut Slot,
+    context: &'a mut RequestContext,
+    head: Option<&'a mut ResponseHead>,
+}
+
+impl Visit<'_> {
+    fn run(&mut self, station: &mut Station, task: &mut task::Context<'_>) -> Result<(), Fate> {
+        loop {
+            // Asked right after each pause too, so that a filter always holds the task's waker.
+            if station.pause != Pause::No
+                && let task::Poll::Ready(step) = self.resume(station, task)
+            {
+                station.pause = pause_of(step)?;
+            }
+            let Some(event) = station.next_event(self.direction, self.slot.needs) else {
+                return Ok(());
+            };
+            let step = match event {
+                Event::Head { end } => self.tell_head(station, end),
+                Event::Body { end } => self.tell_body(station, end)?,
+                Event::Trailers => self.tell_trailers(station),
+            };
+            station.pause = pause_of(step)?;
+        }
+    }
+
+    fn resume(&mut self, station: &mut Station, task: &mut task::Context<'_>) -> task::Poll<Step> {
+        let held = Held {
+            direction: self.direction,
+            response: self.head.as_deref_mut(),
+            body: &mut station.held,
+            trailers: match &mut station.arrival.end {
+                End::Trailers(trailers) => Some(trailers),
+                End::Open | End::Body => None,
+            },
+        };
+        self.slot.stream.poll_resume(self.context, held, task)
+    }
+
+    fn tell_head(&mut self, station: &mut Station, end: bool) -> Step {
+        station.told_head = true;
+        station.told_end = end;
+        let stream = &mut self.slot.stream;
+        match (self.direction, self.head.as_deref_mut()) {
+            (Direction::Request, _) => stream.request_headers(self.context, end),
+            (Direction::Response, Some(head)) if self.slot.needs.response_headers => {
+                stream.response_headers(self.context, head, end)
+            }
+            (Direction::Response, _) => Step::Continue,
+        }
+    }
+
+    fn tell_body(&mut self, station: &mut Station, end: bool) -> Result<Step, Fate> {
+        let more = std::mem::take(&mut station.arrival.body);
+        if station.pause == Pause::Fed && station.held.len() + more.len() > self.limit {
+            return Err(Fate::Overflow);
+        }
+        append(&mut station.held, more);
+        station.told_end = end;
+        let (stream, body) = (&mut self.slot.stream, &mut station.held);
+        Ok(match self.direction {
+            Direction::Request => stream.request_body(self.context, body, end),
+            Direction::Response => stream.response_body(self.context, body, end),
+        })
+    }
+
+    fn tell_trailers(&mut self, station: &mut Station) -> Step {
+        station.told_end = true;
+        let End::Trailers(trailers) = &mut station.arrival.end else {
+            return Step::Continue;
+        };
+        let (stream, body) = (&mut self.slot.stream, &mut station.held);
+        match self.direction {
+            Direction::Request => stream.request_trailers(self.context, body, trailers),
+            Direction::Response => stream.response_trailers(self.context, body, trailers),
+        }
+    }
+}
+
+fn pause_of(step: Step) -> Result<Pause, Fate> {
+    match step {
+        Step::Continue => Ok(Pause::No),
+        Step::Pause => Ok(Pause::Fed),
+        Step::Hold => Ok(Pause::Held),
+        Step::Reply(reply) => Err(Fate::Reply(reply)),
+        Step::Reset(details) => Err(Fate::Reset(details)),
+    }
+}
+
+/// Responses meet the filters in reverse.
+fn slot_at(direction: Direction, count: usize, position: usize) -> usize {
+    match direction {
+        Direction::Request => position,
+        Direction::Response => count - 1 - position,
+    }
+}
+
+fn body_needed(direction: Direction, needs: Needs) -> bool {
+    match direction {
+        Direction::Request => needs.request_body,
+        Direction::Response => needs.response_body,
+    }
+}
+
+fn trailers_needed(direction: Direction, needs: Needs) -> bool {
+    match direction {
+        Direction::Request => needs.request_trailers,
+        Direction::Response => needs.response_trailers,
+    }
+}
+
+/// Joins bytes without copying where one side is empty; a growing buffer is copied once, not per chunk.
+fn append(held: &mut Bytes, more: Bytes) {
+    if more.is_empty() {
+        return;
+    }
+    if held.is_empty() {
+        *held = more;
+        return;
+    }
+    let mut whole = match std::mem::take(held).try_into_mut() {
+        Ok(unique) => unique,
+        Err(shared) => {
+            let mut copy = BytesMut::with_capacity(2 * (shared.len() + more.len()));
+            copy.extend_from_slice(&shared);
+            copy
+        }
+    };
+    whole.extend_from_slice(&more);
+    *held = whole.freeze();
+}
