@@ -19,6 +19,7 @@ pub mod resource;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod store;
 pub mod translate;
 pub mod workload;
 
@@ -27,3 +28,5 @@ pub use identity::{Identity, TrustDomain};
 pub use names::{Hostname, ObjectRef};
 pub use request::CanonicalRequest;
 pub use snapshot::Snapshot;
+pub use store::Resources;
+pub use translate::{Translation, Translator};

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
+use crate::finding::Finding;
 use crate::identity::TrustDomain;
 use crate::request::PathNormalization;
 
@@ -50,6 +53,286 @@ impl Default for MeshSettings {
     }
 }
 
+impl MeshSettings {
+    /// Reads MeshConfig, already parsed. A key that is not read is a hint; a value that can not be
+    /// read is an error and leaves its default, but for path normalisation, where the strictest mode
+    /// takes its place. Findings name fields within MeshConfig.
+    #[must_use]
+    pub fn from_value(config: &Value) -> (Self, Vec<Finding>) {
+        let mut reader = MeshReader {
+            settings: Self::default(),
+            findings: Vec::new(),
+        };
+        match config {
+            Value::Null => {}
+            Value::Object(fields) => reader.all(fields),
+            _ => {
+                reader.settings = Self::unreadable();
+                reader
+                    .findings
+                    .push(Finding::error("MeshConfig must be a mapping"));
+            }
+        }
+        (reader.settings, reader.findings)
+    }
+
+    /// What is in force while MeshConfig can not be read and never could: Istio's defaults, but the
+    /// strictest path normalisation, because its author may have asked for that.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self {
+            path_normalization: PathNormalization::DecodeAndMergeSlashes,
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads the keys of MeshConfig one by one.
+struct MeshReader {
+    settings: MeshSettings,
+    findings: Vec<Finding>,
+}
+
+impl MeshReader {
+    fn all(&mut self, fields: &serde_json::Map<String, Value>) {
+        for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+            self.key(key, value);
+        }
+        // Encoding and format mean something only beside a file.
+        let Some(file) = fields.get("accessLogFile").and_then(Value::as_str) else {
+            return;
+        };
+        if file.is_empty() {
+            return;
+        }
+        let encoding = match fields.get("accessLogEncoding").and_then(Value::as_str) {
+            Some("JSON") => AccessLogEncoding::Json,
+            _ => AccessLogEncoding::Text,
+        };
+        let format = fields.get("accessLogFormat").and_then(Value::as_str);
+        self.settings.access_log = Some(AccessLogSettings {
+            file: file.into(),
+            encoding,
+            format: format.filter(|format| !format.is_empty()).map(Into::into),
+        });
+    }
+
+    fn key(&mut self, key: &str, value: &Value) {
+        match key {
+            "trustDomain" => {
+                if let Some(domain) = self.trust_domain(key, value) {
+                    self.settings.trust_domain = domain;
+                }
+            }
+            "trustDomainAliases" => {
+                for (index, alias) in self.list(key, value).iter().enumerate() {
+                    let domain = self.trust_domain(&format!("{key}[{index}]"), alias);
+                    self.settings.trust_domain_aliases.extend(domain);
+                }
+            }
+            "rootNamespace" => {
+                if let Some(namespace) = self.text(key, value).filter(|text| !text.is_empty()) {
+                    self.settings.root_namespace = namespace;
+                }
+            }
+            "pathNormalization" => self.path_normalization(value),
+            "accessLogFile" | "accessLogFormat" => {
+                self.text(key, value);
+            }
+            "accessLogEncoding" => {
+                if !matches!(value.as_str(), Some("TEXT" | "JSON")) {
+                    self.wrong(key, "it must be TEXT or JSON");
+                }
+            }
+            "enableTracing" => match value.as_bool() {
+                Some(enabled) => self.settings.tracing.enabled = enabled,
+                None => self.wrong(key, "it must be true or false"),
+            },
+            "connectTimeout" => match value.as_str().and_then(duration_ms) {
+                Some(ms) if ms > 0 => self.settings.connect_timeout_ms = ms,
+                _ => self.wrong(key, "it must be a duration such as 10s"),
+            },
+            "defaultProviders" => self.default_providers(value),
+            "defaultConfig" => self.default_config(value),
+            "extensionProviders" => self.extension_providers(value),
+            _ => self.unread(key),
+        }
+    }
+
+    fn path_normalization(&mut self, value: &Value) {
+        let mode = match value.get("normalization") {
+            None | Some(Value::Null) => Some(PathNormalization::Base),
+            Some(mode) => match mode.as_str() {
+                Some("DEFAULT" | "BASE") => Some(PathNormalization::Base),
+                Some("NONE") => Some(PathNormalization::None),
+                Some("MERGE_SLASHES") => Some(PathNormalization::MergeSlashes),
+                Some("DECODE_AND_MERGE_SLASHES") => Some(PathNormalization::DecodeAndMergeSlashes),
+                _ => None,
+            },
+        };
+        self.settings.path_normalization = mode.unwrap_or_else(|| {
+            self.wrong(
+                "pathNormalization.normalization",
+                "it must be DEFAULT, NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES; \
+                 the last of them, the strictest, is in force",
+            );
+            PathNormalization::DecodeAndMergeSlashes
+        });
+    }
+
+    fn default_providers(&mut self, value: &Value) {
+        let Some(fields) = self.fields("defaultProviders", value) else {
+            return;
+        };
+        for (key, value) in fields {
+            let path = format!("defaultProviders.{key}");
+            if key != "tracing" {
+                self.unread(&path);
+                continue;
+            }
+            for (index, name) in self.list(&path, value).iter().enumerate() {
+                let name = self.text(&format!("{path}[{index}]"), name);
+                self.settings.tracing.default_providers.extend(name);
+            }
+        }
+    }
+
+    fn default_config(&mut self, value: &Value) {
+        let Some(fields) = self.fields("defaultConfig", value) else {
+            return;
+        };
+        for (key, value) in fields {
+            match key.as_str() {
+                "tracing" => self.tracing(value),
+                _ => self.unread(&format!("defaultConfig.{key}")),
+            }
+        }
+    }
+
+    fn tracing(&mut self, value: &Value) {
+        let Some(fields) = self.fields("defaultConfig.tracing", value) else {
+            return;
+        };
+        for (key, value) in fields {
+            let path = format!("defaultConfig.tracing.{key}");
+            match key.as_str() {
+                "sampling" => match value.as_f64() {
+                    Some(percent) if (0.0..=100.0).contains(&percent) => {
+                        self.settings.tracing.sampling_percent = Some(percent);
+                    }
+                    _ => self.wrong(&path, "it must be a number from 0 to 100"),
+                },
+                "zipkin" => match value.get("address").and_then(Value::as_str) {
+                    Some(address) => self.settings.tracing.zipkin_address = Some(address.into()),
+                    None => self.wrong(&path, "it must have an address"),
+                },
+                _ => self.unread(&path),
+            }
+        }
+    }
+
+    fn extension_providers(&mut self, value: &Value) {
+        for (index, provider) in self.list("extensionProviders", value).iter().enumerate() {
+            let path = format!("extensionProviders[{index}]");
+            let Some(name) = provider["name"].as_str().filter(|name| !name.is_empty()) else {
+                self.wrong(&path, "it must have a name");
+                continue;
+            };
+            let known = |other: &ExtensionProvider| &*other.name == name;
+            if self.settings.extension_providers.iter().any(known) {
+                self.wrong(
+                    &path,
+                    "another provider has this name; the first one counts",
+                );
+                continue;
+            }
+            let kinds: Vec<_> = provider
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(key, value)| *key != "name" && !value.is_null())
+                .collect();
+            let [(kind, settings)] = kinds[..] else {
+                self.wrong(&path, "it must have exactly one key beside its name");
+                continue;
+            };
+            self.settings.extension_providers.push(ExtensionProvider {
+                name: name.into(),
+                kind: kind.as_str().into(),
+                settings: settings.clone(),
+            });
+        }
+    }
+
+    fn trust_domain(&mut self, path: &str, value: &Value) -> Option<TrustDomain> {
+        let text = self.text(path, value)?;
+        match TrustDomain::parse(&text) {
+            Ok(domain) => Some(domain),
+            Err(error) => {
+                self.wrong(path, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, path: &str, value: &Value) -> Option<Arc<str>> {
+        let text = value.as_str().map(Arc::from);
+        if text.is_none() {
+            self.wrong(path, "it must be a string");
+        }
+        text
+    }
+
+    fn list<'a>(&mut self, path: &str, value: &'a Value) -> &'a [Value] {
+        match value {
+            Value::Array(items) => items,
+            Value::Null => &[],
+            _ => {
+                self.wrong(path, "it must be a list");
+                &[]
+            }
+        }
+    }
+
+    fn fields<'a>(
+        &mut self,
+        path: &str,
+        value: &'a Value,
+    ) -> Option<&'a serde_json::Map<String, Value>> {
+        let fields = value.as_object();
+        if fields.is_none() {
+            self.wrong(path, "it must be a mapping");
+        }
+        fields
+    }
+
+    fn wrong(&mut self, path: &str, reason: &str) {
+        self.findings.push(Finding::error(reason).field(path));
+    }
+
+    fn unread(&mut self, path: &str) {
+        self.findings
+            .push(Finding::hint("Wayline does not read this setting").field(path));
+    }
+}
+
+/// Milliseconds of a protobuf duration as MeshConfig writes it: `10s`, `0.5s`, `250ms`, `1m`.
+fn duration_ms(text: &str) -> Option<u64> {
+    let (number, scale) = if let Some(number) = text.strip_suffix("ms") {
+        (number, 1.0)
+    } else if let Some(number) = text.strip_suffix('s') {
+        (number, 1_000.0)
+    } else if let Some(number) = text.strip_suffix('m') {
+        (number, 60_000.0)
+    } else {
+        (text.strip_suffix('h')?, 3_600_000.0)
+    };
+    let number: f64 = number.parse().ok()?;
+    // At most a day: longer is a slip of the pen, and the cast below stays exact.
+    let ms = number * scale;
+    (ms.is_finite() && (0.0..=86_400_000.0).contains(&ms)).then_some(ms as u64)
+}
+
 /// `accessLogFile`, `accessLogEncoding`, `accessLogFormat`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLogSettings {
@@ -92,5 +375,5 @@ pub struct ExtensionProvider {
     /// The provider's kind, i.e. the key beside `name`, e.g. `zipkin`, `envoyExtAuthzGrpc`.
     pub kind: Arc<str>,
     /// The object under that key.
-    pub settings: serde_json::Value,
+    pub settings: Value,
 }

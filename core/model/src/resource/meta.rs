@@ -20,7 +20,7 @@ pub struct Metadata {
     /// Annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// RFC 3339 time of creation; what has none is younger than what has one.
+    /// RFC 3339 time of creation; what has none counts as oldest.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
     /// The prefix a Pod's name was made from.

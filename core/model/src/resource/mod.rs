@@ -1,4 +1,484 @@
-//! The resource types Wayline reads.
+//! The resource types Wayline reads, and reading them.
+//!
+//! Our own types hold exactly the fields that are read or that must be known by name; folder, API
+//! server and dump all pass through the one [`parse`]. Unknown fields of what we read are findings,
+//! because a misspelt field is one that its author believes to be in force.
+//!
+//! It refuses to know YAML, files and lines: a document is a [`Value`], and findings name object and
+//! field, by which the caller finds the line.
 
+pub mod core;
+pub mod gateway;
+pub mod http_route;
+mod later;
 pub mod meta;
 pub mod policy;
+mod read;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::finding::Finding;
+use crate::mesh::MeshSettings;
+use crate::names::ObjectRef;
+
+pub use self::core::{EndpointSlice, Namespace, Pod, Service, ServiceAccount};
+pub use gateway::{Gateway, GatewayClass, ReferenceGrant};
+pub use http_route::HttpRoute;
+pub use meta::Metadata;
+pub use policy::{Attachment, AuthorizationPolicy, Restriction};
+
+use http_route::{HttpRouteMatch, ParentRef};
+use read::{Read, ReadError};
+
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+pub(crate) const ISTIO_NETWORKING_GROUP: &str = "networking.istio.io";
+
+/// Turns the YAML text of MeshConfig into a value; handed in because this room knows no YAML.
+pub type YamlParser<'a> = &'a dyn Fn(&str) -> Result<Value, String>;
+
+/// What one document turned out to be.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// The object it describes; `None` where it does not even say that.
+    pub object: Option<ObjectRef>,
+    /// Where it came from; set by the caller, used to tell duplicates apart.
+    pub origin: Option<Origin>,
+    /// What is in it.
+    pub content: Content,
+    /// What is wrong with it, with object and field.
+    pub findings: Vec<Finding>,
+}
+
+/// Where a document came from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// File, or another name of the source.
+    pub file: Arc<str>,
+    /// Line of the document's beginning, from 1.
+    pub line: Option<u32>,
+}
+
+/// What is in a document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// An object that can be served.
+    Valid(Resource),
+    /// An object of a kind we serve that can not be read: its last good version stays in force.
+    Broken(Broken),
+    /// A kind that is served later; what it would have restricted is denied.
+    Later(Option<Restriction>),
+    /// No business of ours.
+    Skipped,
+}
+
+/// An object that can be served.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "each variant holds the kind of its name")]
+pub enum Resource {
+    Namespace(Arc<Namespace>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Pod(Arc<Pod>),
+    ServiceAccount(Arc<ServiceAccount>),
+    /// The ConfigMap `istio-system/istio`.
+    MeshConfig(Arc<MeshSettings>),
+    GatewayClass(Arc<GatewayClass>),
+    Gateway(Arc<Gateway>),
+    HttpRoute(Arc<HttpRoute>),
+    ReferenceGrant(Arc<ReferenceGrant>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+}
+
+/// What can still be told of an object that can not be read. It counts only while the object never
+/// was valid.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Broken {
+    /// A policy: its target is denied.
+    Policy(Restriction),
+    /// A route: what it matched answers 500.
+    Route(BrokenRoute),
+    /// MeshConfig: Istio's defaults, but the strictest path normalisation.
+    MeshConfig,
+    /// Anything else is as if it were not there.
+    Other,
+}
+
+/// What is left of an HTTPRoute that can not be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokenRoute {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Its parents; empty where they can not be read.
+    pub parent_refs: Vec<ParentRef>,
+    /// Its hostnames.
+    pub hostnames: Vec<String>,
+    /// The matches of all its rules; a single default one where any can not be read.
+    pub matches: Vec<HttpRouteMatch>,
+    /// Why it can not be read.
+    pub reason: Arc<str>,
+}
+
+/// The documents of a Kubernetes `List` (`items` of a kind that ends in `List`); `None` for anything
+/// else.
+#[must_use]
+pub fn list_items(document: &Value) -> Option<&[Value]> {
+    document["kind"].as_str()?.strip_suffix("List")?;
+    document["items"].as_array().map(Vec::as_slice)
+}
+
+/// Reads one document.
+#[must_use]
+pub fn parse(document: &Value, yaml: YamlParser<'_>) -> Parsed {
+    let (api_version, kind) = match (document["apiVersion"].as_str(), document["kind"].as_str()) {
+        (Some(api_version), Some(kind)) => (api_version, kind),
+        // `istio.workload.Address` documents have no apiVersion.
+        (None, Some("Address")) => ("", "Address"),
+        _ => return nameless("the document has no apiVersion or no kind"),
+    };
+    let known = Known::of(api_version, kind);
+    let Some(name) = document["metadata"]["name"]
+        .as_str()
+        .filter(|name| !name.is_empty())
+    else {
+        if known.is_none() {
+            return match kind {
+                "Address" => {
+                    nameless("Address is not yet supported; it is no workload and no service here")
+                }
+                _ => skipped(),
+            };
+        }
+        return nameless(&format!("the {kind} has no metadata.name"));
+    };
+    let object = ObjectRef::new(
+        &kind_name(api_version, kind),
+        namespace_of(document, known),
+        name,
+    );
+    let Some(known) = known else {
+        return later_or_skipped(object, api_version, document);
+    };
+    if !known.versions().contains(&version_of(api_version)) {
+        let error = ReadError {
+            path: "apiVersion".to_owned(),
+            reason: format!(
+                "{kind} is read in version {} of {}, not in {}",
+                known.versions().join(" or "),
+                group_of(api_version),
+                version_of(api_version)
+            ),
+        };
+        return broken(object, document, known, error);
+    }
+    if known == Known::ConfigMap {
+        return mesh_config(object, document, yaml);
+    }
+    match known.read(document) {
+        Ok(read) => valid(object, document, known, read),
+        Err(error) => broken(object, document, known, error),
+    }
+}
+
+impl Parsed {
+    /// An object of which is known that it exists, but nothing of what it says, e.g. because its
+    /// file does not parse.
+    #[must_use]
+    pub fn unreadable(object: ObjectRef, finding: Finding) -> Self {
+        let reason = finding.reason.clone();
+        Self {
+            content: Content::Broken(match &*object.kind {
+                "AuthorizationPolicy" => Broken::Policy(Restriction {
+                    object: object.clone(),
+                    attachment: None,
+                    reason: reason.into(),
+                }),
+                _ => Broken::Other,
+            }),
+            findings: vec![finding.on(&object)],
+            object: Some(object),
+            origin: None,
+        }
+    }
+
+    fn new(object: Option<ObjectRef>, content: Content, findings: Vec<Finding>) -> Self {
+        Self {
+            object,
+            origin: None,
+            content,
+            findings,
+        }
+    }
+}
+
+/// The kinds that are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Known {
+    Namespace,
+    Service,
+    EndpointSlice,
+    Pod,
+    ServiceAccount,
+    ConfigMap,
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    ReferenceGrant,
+    AuthorizationPolicy,
+}
+
+impl Known {
+    fn of(api_version: &str, kind: &str) -> Option<Self> {
+        Some(match (group_of(api_version), kind) {
+            ("", "Namespace") => Self::Namespace,
+            ("", "Service") => Self::Service,
+            ("", "Pod") => Self::Pod,
+            ("", "ServiceAccount") => Self::ServiceAccount,
+            ("", "ConfigMap") => Self::ConfigMap,
+            ("discovery.k8s.io", "EndpointSlice") => Self::EndpointSlice,
+            (GATEWAY_GROUP, "GatewayClass") => Self::GatewayClass,
+            (GATEWAY_GROUP, "Gateway") => Self::Gateway,
+            (GATEWAY_GROUP, "HTTPRoute") => Self::HttpRoute,
+            (GATEWAY_GROUP, "ReferenceGrant") => Self::ReferenceGrant,
+            ("security.istio.io", "AuthorizationPolicy") => Self::AuthorizationPolicy,
+            _ => return None,
+        })
+    }
+
+    fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::GatewayClass
+            | Self::Gateway
+            | Self::HttpRoute
+            | Self::ReferenceGrant
+            | Self::AuthorizationPolicy => &["v1", "v1beta1"],
+            _ => &["v1"],
+        }
+    }
+
+    fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::Namespace | Self::GatewayClass)
+    }
+
+    /// Whether every field is known, so that another one is a finding. Of the others only small
+    /// parts are modelled.
+    fn is_modelled(self) -> bool {
+        !matches!(
+            self,
+            Self::Namespace | Self::Pod | Self::ServiceAccount | Self::ConfigMap
+        )
+    }
+
+    fn read(self, document: &Value) -> Result<Read<Resource>, ReadError> {
+        match self {
+            Self::Namespace => typed(document, Resource::Namespace),
+            Self::Service => typed(document, Resource::Service),
+            Self::EndpointSlice => typed(document, Resource::EndpointSlice),
+            Self::Pod => typed(document, Resource::Pod),
+            Self::ServiceAccount => typed(document, Resource::ServiceAccount),
+            Self::GatewayClass => typed(document, Resource::GatewayClass),
+            Self::Gateway => typed(document, Resource::Gateway),
+            Self::HttpRoute => typed(document, Resource::HttpRoute),
+            Self::ReferenceGrant => typed(document, Resource::ReferenceGrant),
+            Self::AuthorizationPolicy => typed(document, Resource::AuthorizationPolicy),
+            // Read by `mesh_config`, which also needs a YAML parser.
+            Self::ConfigMap => Err(ReadError {
+                path: String::new(),
+                reason: "a ConfigMap is read for MeshConfig only".to_owned(),
+            }),
+        }
+    }
+}
+
+fn typed<T: DeserializeOwned>(
+    document: &Value,
+    resource: fn(Arc<T>) -> Resource,
+) -> Result<Read<Resource>, ReadError> {
+    let Read { value, unknown } = read::read::<T>(document)?;
+    Ok(Read {
+        value: resource(Arc::new(value)),
+        unknown,
+    })
+}
+
+fn valid(object: ObjectRef, document: &Value, known: Known, read: Read<Resource>) -> Parsed {
+    let mut unknown = read.unknown;
+    if !known.is_modelled() {
+        unknown.clear();
+    }
+    if known == Known::AuthorizationPolicy
+        && let Some(path) = unknown.first()
+    {
+        let error = ReadError {
+            path: path.clone(),
+            reason: "there is no such field".to_owned(),
+        };
+        return broken(object, document, known, error);
+    }
+    let findings = unknown
+        .into_iter()
+        .map(|path| {
+            Finding::error("there is no such field; it is ignored")
+                .on(&object)
+                .field(path)
+                .remedy("correct the spelling or indentation, or remove it")
+        })
+        .collect();
+    Parsed::new(Some(object), Content::Valid(read.value), findings)
+}
+
+fn broken(object: ObjectRef, document: &Value, known: Known, error: ReadError) -> Parsed {
+    let reason: Arc<str> = error.reason.as_str().into();
+    let (content, consequence) = match known {
+        Known::AuthorizationPolicy => (
+            Broken::Policy(Restriction {
+                object: object.clone(),
+                attachment: Attachment::salvage(&document["spec"], "selector"),
+                reason: format!("{object} is not valid: {reason}").into(),
+            }),
+            "its last good version stays in force, and while there is none its target is denied",
+        ),
+        Known::HttpRoute => (
+            Broken::Route(BrokenRoute::salvage(&object, document, reason)),
+            "its last good version stays in force, and while there is none what it matches answers 500",
+        ),
+        Known::ConfigMap => (
+            Broken::MeshConfig,
+            "the last good settings stay in force, and while there are none Istio's defaults with the strictest path normalisation",
+        ),
+        _ => (
+            Broken::Other,
+            "its last good version stays in force, if there is one",
+        ),
+    };
+    let mut finding = Finding::error(format!("{}; {consequence}", error.reason)).on(&object);
+    if !error.path.is_empty() {
+        finding = finding.field(error.path);
+    }
+    Parsed::new(Some(object), Content::Broken(content), vec![finding])
+}
+
+fn mesh_config(object: ObjectRef, document: &Value, yaml: YamlParser<'_>) -> Parsed {
+    if &*object.namespace != "istio-system" || &*object.name != "istio" {
+        return Parsed::new(Some(object), Content::Skipped, Vec::new());
+    }
+    let settings = read::read::<core::ConfigMap>(document).and_then(|read| {
+        match read.value.data.get("mesh") {
+            Some(text) => yaml(text).map_err(|reason| ReadError {
+                path: "data.mesh".to_owned(),
+                reason,
+            }),
+            None => Ok(Value::Null),
+        }
+    });
+    match settings {
+        Ok(settings) => {
+            let (settings, findings) = MeshSettings::from_value(&settings);
+            let findings = findings.into_iter().map(|finding| {
+                let field = match &finding.field {
+                    Some(field) => format!("data.mesh.{field}"),
+                    None => "data.mesh".to_owned(),
+                };
+                finding.on(&object).field(field)
+            });
+            let findings = findings.collect();
+            Parsed::new(
+                Some(object),
+                Content::Valid(Resource::MeshConfig(Arc::new(settings))),
+                findings,
+            )
+        }
+        Err(error) => broken(object, document, Known::ConfigMap, error),
+    }
+}
+
+fn later_or_skipped(object: ObjectRef, api_version: &str, document: &Value) -> Parsed {
+    match later::judge(&object, api_version, document) {
+        Some(later) => Parsed::new(
+            Some(object),
+            Content::Later(later.restriction),
+            vec![later.finding],
+        ),
+        None => Parsed::new(Some(object), Content::Skipped, Vec::new()),
+    }
+}
+
+fn nameless(reason: &str) -> Parsed {
+    Parsed::new(None, Content::Skipped, vec![Finding::error(reason)])
+}
+
+fn skipped() -> Parsed {
+    Parsed::new(None, Content::Skipped, Vec::new())
+}
+
+impl BrokenRoute {
+    fn salvage(object: &ObjectRef, document: &Value, reason: Arc<str>) -> Self {
+        let spec = &document["spec"];
+        let mut metadata = read::read::<Metadata>(&document["metadata"])
+            .map(|read| read.value)
+            .unwrap_or_default();
+        metadata.name = object.name.to_string();
+        metadata.namespace = object.namespace.to_string();
+        let parents = spec["parentRefs"].as_array();
+        let matches = || -> Option<Vec<HttpRouteMatch>> {
+            let mut all = Vec::new();
+            for rule in spec["rules"].as_array()? {
+                match &rule["matches"] {
+                    Value::Null => all.push(HttpRouteMatch::default()),
+                    written => {
+                        let read = read::read::<Vec<HttpRouteMatch>>(written).ok()?;
+                        if !read.unknown.is_empty() {
+                            return None;
+                        }
+                        all.extend(read.value);
+                    }
+                }
+            }
+            Some(all)
+        };
+        Self {
+            metadata,
+            parent_refs: parents
+                .into_iter()
+                .flatten()
+                .filter_map(|parent| ParentRef::deserialize(parent).ok())
+                .collect(),
+            hostnames: Vec::deserialize(&spec["hostnames"]).unwrap_or_default(),
+            matches: matches()
+                .filter(|matches| !matches.is_empty())
+                .unwrap_or_else(|| vec![HttpRouteMatch::default()]),
+            reason,
+        }
+    }
+}
+
+fn namespace_of(document: &Value, known: Option<Known>) -> &str {
+    if known.is_some_and(Known::is_cluster_scoped) {
+        return "";
+    }
+    document["metadata"]["namespace"]
+        .as_str()
+        .filter(|namespace| !namespace.is_empty())
+        .unwrap_or("default")
+}
+
+/// Istio's Gateway is not the Gateway API's: they are told apart by the group, as kubectl does.
+fn kind_name(api_version: &str, kind: &str) -> String {
+    match (group_of(api_version), kind) {
+        (ISTIO_NETWORKING_GROUP, "Gateway") => format!("Gateway.{ISTIO_NETWORKING_GROUP}"),
+        _ => kind.to_owned(),
+    }
+}
+
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+fn version_of(api_version: &str) -> &str {
+    api_version
+        .split_once('/')
+        .map_or(api_version, |(_, version)| version)
+}

@@ -1,20 +1,24 @@
-//! AuthorizationPolicy (security.istio.io v1 and v1beta1) as written.
+//! AuthorizationPolicy (security.istio.io v1 and v1beta1), and what policies attach to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::meta::{Metadata, Unread};
+use crate::authorization::AuthorizationPolicySpec;
+use crate::authorization::spec::PolicyTargetReference;
+use crate::names::ObjectRef;
 
 /// One AuthorizationPolicy.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicy {
     /// Its metadata; the annotation `istio.io/dry-run` lives there.
     pub metadata: Metadata,
     /// What it demands; an absent spec is an empty one.
     #[serde(default)]
-    pub spec: AuthorizationPolicySpec,
+    pub spec: Arc<AuthorizationPolicySpec>,
     #[serde(rename = "apiVersion", default)]
     _api_version: Unread,
     #[serde(rename = "kind", default)]
@@ -23,147 +27,77 @@ pub struct AuthorizationPolicy {
     _status: Unread,
 }
 
-/// `spec` of an AuthorizationPolicy.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct AuthorizationPolicySpec {
-    /// Workloads it applies to; never together with target references.
-    pub selector: Option<WorkloadSelector>,
-    /// The older, singular form of `target_refs`; counts only where that is empty.
-    pub target_ref: Option<PolicyTargetRef>,
-    /// What it applies to.
-    pub target_refs: Vec<PolicyTargetRef>,
-    /// Rules; any of them may match. None at all means that the policy never matches.
-    pub rules: Vec<Rule>,
-    /// What a match means.
-    pub action: Action,
-    /// Who decides when the action is CUSTOM.
-    pub provider: Option<Provider>,
+/// What a policy (or anything that attaches like one) applies to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Attachment {
+    /// Named targets. Where there are any, nothing else counts.
+    pub targets: Vec<PolicyTargetReference>,
+    /// Workload labels. `None` with no targets means the whole namespace.
+    pub selector: Option<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
-/// What a match means.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Action {
-    /// Admit.
-    #[default]
-    Allow,
-    /// Refuse.
-    Deny,
-    /// Only tell.
-    Audit,
-    /// Ask a provider.
-    Custom,
+impl Attachment {
+    /// Of a policy that is valid.
+    #[must_use]
+    pub fn of(spec: &AuthorizationPolicySpec) -> Self {
+        Self {
+            targets: spec.targets().to_vec(),
+            selector: spec.selector.as_ref().map(|s| s.match_labels.clone()),
+        }
+    }
+
+    /// Reads the attachment alone out of a `spec` whose rest may be unreadable or unknown; `None`
+    /// where the attachment itself can not be read.
+    pub(crate) fn salvage(spec: &Value, selector: &str) -> Option<Self> {
+        let spec = match spec {
+            Value::Null => return Some(Self::default()),
+            Value::Object(spec) => spec,
+            _ => return None,
+        };
+        let field = |name: &str| spec.get(name).filter(|value| !value.is_null());
+        let mut targets = match field("targetRefs") {
+            Some(targets) => Vec::<PolicyTargetReference>::deserialize(targets).ok()?,
+            None => Vec::new(),
+        };
+        if targets.is_empty()
+            && let Some(target) = field("targetRef")
+        {
+            targets.push(PolicyTargetReference::deserialize(target).ok()?);
+        }
+        let selector = match field(selector) {
+            Some(Value::Object(selector)) => {
+                let labels = selector
+                    .get("matchLabels")
+                    .or_else(|| selector.get("labels"));
+                Some(match labels.filter(|labels| !labels.is_null()) {
+                    Some(labels) => BTreeMap::deserialize(labels).ok()?,
+                    // A key of another name may be a misspelt selector: what it meant is unknown.
+                    None if selector.is_empty() => BTreeMap::new(),
+                    None => return None,
+                })
+            }
+            Some(_) => return None,
+            None => None,
+        };
+        // Nothing readable, yet something that looks like an attachment under another name.
+        let suspicious = targets.is_empty()
+            && selector.is_none()
+            && spec.keys().any(|key| {
+                let key = key.to_ascii_lowercase();
+                (key.contains("target") || key.contains("selector"))
+                    && !["targetrefs", "targetref"].contains(&key.as_str())
+            });
+        (!suspicious).then_some(Self { targets, selector })
+    }
 }
 
-/// The extension provider of a CUSTOM policy.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Provider {
-    /// A name in MeshConfig's `extensionProviders`.
-    pub name: String,
-}
-
-/// A selector of workloads by labels.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct WorkloadSelector {
-    /// Labels that must all be there; none at all selects everything in scope.
-    pub match_labels: BTreeMap<String, String>,
-}
-
-/// One entry of `targetRefs`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct PolicyTargetRef {
-    /// API group; empty (or `core`) for Service.
-    #[serde(default)]
-    pub group: String,
-    /// Kind: Service, ServiceEntry, Gateway or GatewayClass.
-    pub kind: String,
-    /// Name.
-    pub name: String,
-    /// Namespace; must be absent or the policy's own.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// Section; not used by Istio.
-    #[serde(default, rename = "sectionName")]
-    pub section_name: Option<String>,
-}
-
-/// One rule: from AND to AND when; an absent list admits anything.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Rule {
-    /// Sources, any of them.
-    pub from: Vec<From>,
-    /// Operations, any of them.
-    pub to: Vec<To>,
-    /// Conditions, all of them.
-    pub when: Vec<Condition>,
-}
-
-/// One entry of `from`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct From {
-    /// The source.
-    pub source: Option<Source>,
-}
-
-/// Who sends: fields AND, values within a field OR, `not` forms negate the OR.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "the names are Istio's and say what they hold")]
-pub struct Source {
-    pub principals: Vec<String>,
-    pub not_principals: Vec<String>,
-    pub request_principals: Vec<String>,
-    pub not_request_principals: Vec<String>,
-    pub namespaces: Vec<String>,
-    pub not_namespaces: Vec<String>,
-    pub service_accounts: Vec<String>,
-    pub not_service_accounts: Vec<String>,
-    pub trust_domains: Vec<String>,
-    pub not_trust_domains: Vec<String>,
-    pub ip_blocks: Vec<String>,
-    pub not_ip_blocks: Vec<String>,
-    pub remote_ip_blocks: Vec<String>,
-    pub not_remote_ip_blocks: Vec<String>,
-}
-
-/// One entry of `to`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct To {
-    /// The operation.
-    pub operation: Option<Operation>,
-}
-
-/// What is asked for: fields AND, values within a field OR, `not` forms negate the OR.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "the names are Istio's and say what they hold")]
-pub struct Operation {
-    pub hosts: Vec<String>,
-    pub not_hosts: Vec<String>,
-    pub ports: Vec<String>,
-    pub not_ports: Vec<String>,
-    pub methods: Vec<String>,
-    pub not_methods: Vec<String>,
-    pub paths: Vec<String>,
-    pub not_paths: Vec<String>,
-}
-
-/// One entry of `when`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// The attribute, e.g. `source.namespace`.
-    pub key: String,
-    /// Values, any of them.
-    #[serde(default)]
-    pub values: Vec<String>,
-    /// Values, none of them.
-    #[serde(default)]
-    pub not_values: Vec<String>,
+/// Something that restricts its target and can not be enforced as written: its target is denied.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Restriction {
+    /// The object.
+    pub object: ObjectRef,
+    /// What it applies to; `None` where that can not be read, so that it may be anything in scope.
+    pub attachment: Option<Attachment>,
+    /// Why the target is denied.
+    pub reason: Arc<str>,
 }

@@ -1,0 +1,316 @@
+//! HTTPRoute (gateway.networking.k8s.io v1, v1beta1), experimental fields included.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::meta::{Metadata, Unread};
+
+/// An HTTPRoute.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HttpRoute {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default)]
+    pub spec: HttpRouteSpec,
+    #[serde(rename = "apiVersion", default)]
+    _api_version: Unread,
+    #[serde(rename = "kind", default)]
+    _kind: Unread,
+    #[serde(rename = "status", default)]
+    _status: Unread,
+}
+
+/// `spec` of an HTTPRoute.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteSpec {
+    /// What it attaches to.
+    pub parent_refs: Vec<ParentRef>,
+    /// Hosts it serves; has no meaning for Service parents.
+    pub hostnames: Vec<String>,
+    /// Its rules; an absent list is one default rule.
+    pub rules: Vec<HttpRouteRule>,
+    #[serde(rename = "useDefaultGateways")]
+    _use_default_gateways: Unread,
+}
+
+impl Default for HttpRouteSpec {
+    fn default() -> Self {
+        Self {
+            parent_refs: Vec::new(),
+            hostnames: Vec::new(),
+            rules: vec![HttpRouteRule::default()],
+            _use_default_gateways: Unread,
+        }
+    }
+}
+
+/// One parent.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// API group; default that of the Gateway API.
+    #[serde(default = "gateway_group")]
+    pub group: String,
+    /// Kind; default Gateway.
+    #[serde(default = "gateway_kind")]
+    pub kind: String,
+    /// Namespace; default the route's own.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Listener name.
+    #[serde(default)]
+    pub section_name: Option<String>,
+    /// Port of the listener or of the service.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+fn gateway_group() -> String {
+    super::GATEWAY_GROUP.to_owned()
+}
+
+fn gateway_kind() -> String {
+    "Gateway".to_owned()
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteRule {
+    /// Its name.
+    pub name: Option<String>,
+    /// Matches, any of them; none at all means every request.
+    pub matches: Vec<HttpRouteMatch>,
+    /// Filters.
+    pub filters: Vec<HttpRouteFilter>,
+    /// Backends.
+    pub backend_refs: Vec<HttpBackendRef>,
+    /// Timeouts; not supported yet.
+    pub timeouts: Option<Value>,
+    /// Retries; not supported yet.
+    pub retry: Option<Value>,
+    /// Session persistence; not supported yet.
+    pub session_persistence: Option<Value>,
+}
+
+/// One match: all of its parts must hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteMatch {
+    /// The path; default prefix `/`.
+    pub path: Option<HttpPathMatch>,
+    /// Headers, all of them.
+    pub headers: Vec<ValueMatch>,
+    /// Query parameters, all of them.
+    pub query_params: Vec<ValueMatch>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// Match of a path.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HttpPathMatch {
+    /// How.
+    #[serde(rename = "type", default)]
+    pub kind: PathMatchType,
+    /// With what.
+    #[serde(default = "root_path")]
+    pub value: String,
+}
+
+fn root_path() -> String {
+    "/".to_owned()
+}
+
+/// How a path is matched.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
+pub enum PathMatchType {
+    /// The whole path.
+    Exact,
+    /// Whole leading segments.
+    #[default]
+    PathPrefix,
+    /// A regular expression over the whole path.
+    RegularExpression,
+}
+
+/// Match of a header or a query parameter.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ValueMatch {
+    /// How.
+    #[serde(rename = "type", default)]
+    pub kind: ValueMatchType,
+    /// Of which name.
+    pub name: String,
+    /// With what.
+    pub value: String,
+}
+
+/// How a value is matched.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
+pub enum ValueMatchType {
+    /// The whole value.
+    #[default]
+    Exact,
+    /// A regular expression over the whole value.
+    RegularExpression,
+}
+
+/// One filter: its type and the field of that name.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRouteFilter {
+    /// Which filter it is.
+    #[serde(rename = "type")]
+    pub kind: FilterType,
+    /// Edits of request headers.
+    #[serde(default)]
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// Edits of response headers.
+    #[serde(default)]
+    pub response_header_modifier: Option<HeaderModifier>,
+    /// A redirect.
+    #[serde(default)]
+    pub request_redirect: Option<RequestRedirect>,
+    /// A rewrite.
+    #[serde(default)]
+    pub url_rewrite: Option<UrlRewrite>,
+    /// A mirror; not supported yet.
+    #[serde(default)]
+    pub request_mirror: Option<Value>,
+    /// CORS; not supported yet.
+    #[serde(default)]
+    pub cors: Option<Value>,
+    /// External authorization; not supported yet.
+    #[serde(default)]
+    pub external_auth: Option<Value>,
+    /// An extension; not supported yet.
+    #[serde(default)]
+    pub extension_ref: Option<Value>,
+}
+
+/// Types of filters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize)]
+#[allow(missing_docs, reason = "the names are the Gateway API's")]
+pub enum FilterType {
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+    RequestMirror,
+    #[serde(rename = "CORS")]
+    Cors,
+    ExternalAuth,
+    ExtensionRef,
+}
+
+/// Edits of headers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct HeaderModifier {
+    /// Replaced values.
+    pub set: Vec<HeaderEntry>,
+    /// Added values.
+    pub add: Vec<HeaderEntry>,
+    /// Removed names.
+    pub remove: Vec<String>,
+}
+
+/// A header.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HeaderEntry {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// RequestRedirect.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestRedirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host.
+    pub hostname: Option<String>,
+    /// Path.
+    pub path: Option<PathModifier>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Status; default 302.
+    pub status_code: Option<u16>,
+}
+
+/// URLRewrite.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UrlRewrite {
+    /// Host.
+    pub hostname: Option<String>,
+    /// Path.
+    pub path: Option<PathModifier>,
+}
+
+/// Change of a path.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathModifier {
+    /// How.
+    #[serde(rename = "type")]
+    pub kind: PathModifierType,
+    /// The whole new path.
+    #[serde(default)]
+    pub replace_full_path: Option<String>,
+    /// What takes the matched prefix' place.
+    #[serde(default)]
+    pub replace_prefix_match: Option<String>,
+}
+
+/// How a path is changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize)]
+#[allow(clippy::enum_variant_names, reason = "the names are the Gateway API's")]
+pub enum PathModifierType {
+    /// All of it.
+    ReplaceFullPath,
+    /// The prefix that the rule matched.
+    ReplacePrefixMatch,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpBackendRef {
+    /// API group; empty for Service.
+    #[serde(default)]
+    pub group: String,
+    /// Kind.
+    #[serde(default = "service_kind")]
+    pub kind: String,
+    /// Namespace; default the route's own.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Service port.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Its share; 0 means none.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Filters for this backend only.
+    #[serde(default)]
+    pub filters: Vec<HttpRouteFilter>,
+}
+
+fn service_kind() -> String {
+    "Service".to_owned()
+}
+
+fn one() -> u32 {
+    1
+}
