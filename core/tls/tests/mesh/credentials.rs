@@ -1,14 +1,12 @@
 //! Identity folders, good and bad, and the development CA.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use support::{CLIENT, Forged, SERVER, identity};
+use crate::support::{CLIENT, Forged, SERVER, identity};
 use wayline_tls::{CertificateStore, CredentialError, DEFAULT_LIFETIME, DevCa, PemBundle, Reload};
 
 fn write(dir: &Path, bundle: &PemBundle) {

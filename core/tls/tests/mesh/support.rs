@@ -19,22 +19,22 @@ use wayline_tls::{
     Accepted, CertificateStore, DEFAULT_LIFETIME, DevCa, HandshakeError, PemBundle, accept,
 };
 
-pub const SERVER: &str = "spiffe://cluster.local/ns/default/sa/waypoint";
-pub const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/productpage";
+pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/default/sa/waypoint";
+pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/productpage";
 
-pub fn identity(uri: &str) -> Identity {
+pub(crate) fn identity(uri: &str) -> Identity {
     uri.parse().unwrap()
 }
 
 /// A store that holds a certificate of `ca` for `uri`.
-pub fn store(ca: &DevCa, uri: &str) -> CertificateStore {
+pub(crate) fn store(ca: &DevCa, uri: &str) -> CertificateStore {
     let store = CertificateStore::new();
     let issued = ca.issue(&identity(uri), DEFAULT_LIFETIME).unwrap();
     store.replace(issued.bundle()).unwrap();
     store
 }
 
-pub async fn tcp_pair() -> (TcpStream, TcpStream) {
+pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -42,17 +42,17 @@ pub async fn tcp_pair() -> (TcpStream, TcpStream) {
 }
 
 /// What a forged certificate differs in from a good one.
-pub struct Forged {
-    pub sans: Vec<SanType>,
-    pub begins: Duration,
-    pub ago: bool,
-    pub lifetime: Duration,
-    pub usages: Vec<ExtendedKeyUsagePurpose>,
-    pub is_ca: bool,
+pub(crate) struct Forged {
+    pub(crate) sans: Vec<SanType>,
+    pub(crate) begins: Duration,
+    pub(crate) ago: bool,
+    pub(crate) lifetime: Duration,
+    pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) is_ca: bool,
 }
 
 impl Forged {
-    pub fn with_uris(uris: &[&str]) -> Self {
+    pub(crate) fn with_uris(uris: &[&str]) -> Self {
         let sans = uris
             .iter()
             .map(|uri| SanType::URI(Ia5String::try_from(*uri).unwrap()))
@@ -71,7 +71,7 @@ impl Forged {
     }
 
     /// Signs it with the CA in `ca_dir`.
-    pub fn sign(self, ca_dir: &Path) -> PemBundle {
+    pub(crate) fn sign(self, ca_dir: &Path) -> PemBundle {
         let root = std::fs::read_to_string(ca_dir.join("root-cert.pem")).unwrap();
         let ca_key = std::fs::read_to_string(ca_dir.join("ca-key.pem")).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&root, KeyPair::from_pem(&ca_key).unwrap()).unwrap();
@@ -100,7 +100,7 @@ impl Forged {
 }
 
 /// A client that trusts anybody and presents what it is given.
-pub fn careless_client(presents: Option<&PemBundle>, alpn: &[&str]) -> ClientConfig {
+pub(crate) fn careless_client(presents: Option<&PemBundle>, alpn: &[&str]) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -122,7 +122,7 @@ pub fn careless_client(presents: Option<&PemBundle>, alpn: &[&str]) -> ClientCon
 }
 
 /// Lets a careless client connect, and returns what the server made of it.
-pub async fn attempt(
+pub(crate) async fn attempt(
     store: &CertificateStore,
     client: ClientConfig,
 ) -> Result<Accepted, HandshakeError> {
