@@ -34,8 +34,7 @@ where
         if sender.current_max_send_streams() > 0 {
             return Poll::Ready(Ok(()));
         }
-        // An end before SETTINGS without an error is still no connection.
-        ended.map(|()| Err(h2::Error::from(h2::Reason::CONNECT_ERROR)))
+        ended.map(|()| Err(ConnectionError::ClosedEarly))
     })
     .await?;
 
@@ -58,7 +57,8 @@ where
 }
 
 /// Runs a client connection; it must be polled for anything to move. It ends when the peer closes,
-/// the connection fails, a ping stays unanswered, or all [`Client`]s and tunnels are gone.
+/// the connection fails, a ping stays unanswered, or all [`Client`]s and tunnels are gone. Dropping
+/// it cuts all tunnels of the connection.
 pub struct Driver<IO: AsyncRead + AsyncWrite + Unpin> {
     connection: Connection<IO, Bytes>,
     keepalive: Option<Keepalive>,
@@ -71,12 +71,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Driver<IO> {
         if let Some(keepalive) = &mut self.keepalive
             && keepalive.poll(cx).is_ready()
         {
-            // Dropping the connection tells every tunnel on it.
-            return Poll::Ready(Err(h2::Error::from(h2::Reason::CONNECT_ERROR).into()));
+            return Poll::Ready(Err(ConnectionError::PingTimeout(keepalive.timeout())));
         }
         Pin::new(&mut self.connection)
             .poll(cx)
-            .map_err(ConnectionError)
+            .map_err(ConnectionError::Http2)
     }
 }
 
@@ -150,7 +149,7 @@ impl Client {
         let (response, send) = tokio::time::timeout(self.answer_timeout, exchange)
             .await
             .map_err(|_| OpenError::Timeout(self.answer_timeout))?
-            .map_err(ConnectionError)?;
+            .map_err(ConnectionError::Http2)?;
         if !response.status().is_success() {
             return Err(OpenError::Refused(response.status()));
         }

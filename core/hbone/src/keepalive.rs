@@ -29,6 +29,11 @@ impl Keepalive {
         }
     }
 
+    /// How long a ping may stay unanswered.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Ready when the peer left a ping unanswered for too long.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {

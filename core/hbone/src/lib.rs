@@ -16,6 +16,8 @@ mod server;
 mod settings;
 mod stream;
 
+use std::time::Duration;
+
 pub use authority::{AuthorityError, TunnelAuthority};
 pub use client::{Client, Driver, OpenError, connect};
 pub use pool::{DialError, DialFailure, TunnelError, TunnelPool};
@@ -25,15 +27,30 @@ pub use stream::TunnelStream;
 
 /// An HTTP/2 connection, or a stream on it, ended before its time.
 #[derive(Debug, thiserror::Error)]
-#[error("HTTP/2: {0}")]
-pub struct ConnectionError(#[from] h2::Error);
+pub enum ConnectionError {
+    /// The connection failed, a side broke the protocol, or the peer reset or refused the stream.
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
+    /// The peer answers no pings.
+    #[error("the peer left a ping unanswered for {0:?}")]
+    PingTimeout(Duration),
+    /// The peer closed before it sent its SETTINGS.
+    #[error("the peer closed the connection before HTTP/2 began")]
+    ClosedEarly,
+}
 
 impl ConnectionError {
     /// Whether the peer said that it never looked at the stream, so that nothing is lost by
     /// sending it again elsewhere.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
-        self.0.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (self.0.is_go_away() && self.0.is_remote())
+        match self {
+            Self::Http2(error) => {
+                error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                    || (error.is_go_away() && error.is_remote())
+            }
+            Self::PingTimeout(_) => false,
+            Self::ClosedEarly => true,
+        }
     }
 }

@@ -96,9 +96,6 @@ pub enum ServeError {
     /// The peer finished TLS and then did not begin HTTP/2.
     #[error("the peer did not begin HTTP/2 within {0:?}")]
     PrefaceTimeout(Duration),
-    /// The peer answers no pings.
-    #[error("the peer left a ping unanswered for {0:?}")]
-    PingTimeout(Duration),
     /// The connection failed or broke the protocol.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -122,7 +119,7 @@ where
         tokio::time::timeout(settings.preface_timeout, builder.handshake(io))
             .await
             .map_err(|_| ServeError::PrefaceTimeout(settings.preface_timeout))?
-            .map_err(ConnectionError)?;
+            .map_err(ConnectionError::Http2)?;
     let mut keepalive = connection
         .ping_pong()
         .map(|pings| Keepalive::new(pings, settings));
@@ -130,36 +127,25 @@ where
     let mut draining = false;
 
     loop {
-        let event = poll_fn(|cx| {
+        let next = poll_fn(|cx| {
             if let Some(keepalive) = &mut keepalive
                 && keepalive.poll(cx).is_ready()
             {
-                return Poll::Ready(Event::PeerGone);
+                let gone = ConnectionError::PingTimeout(keepalive.timeout());
+                return Poll::Ready(Err(gone));
             }
             if !draining && drain.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Drain);
-            }
-            pin!(connection.accept()).poll(cx).map(Event::Stream)
-        });
-        match event.await {
-            Event::PeerGone => return Err(ServeError::PingTimeout(settings.ping_timeout)),
-            Event::Drain => {
                 draining = true;
                 connection.graceful_shutdown();
             }
-            Event::Stream(None) => return Ok(()),
-            Event::Stream(Some(Err(error))) => return Err(ConnectionError(error).into()),
-            Event::Stream(Some(Ok((request, respond)))) => {
-                dispatch(request, respond, settings, &mut handler);
-            }
-        }
+            let accepted = pin!(connection.accept()).poll(cx);
+            accepted.map(|next| next.transpose().map_err(ConnectionError::Http2))
+        });
+        let Some((request, respond)) = next.await? else {
+            return Ok(());
+        };
+        dispatch(request, respond, settings, &mut handler);
     }
-}
-
-enum Event {
-    PeerGone,
-    Drain,
-    Stream(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
 }
 
 fn dispatch(
