@@ -18,7 +18,7 @@ use crate::body::BodyError;
 use crate::chain::{Begun, Chain, Slot};
 use crate::context::RequestContext;
 use crate::filter::{Direction, LocalReply, Needs, ResponseHead, Summary};
-use crate::flow::{Fate, Flow, Part};
+use crate::flow::{Fate, Flow, Part, Told};
 use crate::runner::Interrupt;
 
 /// `%RESPONSE_CODE_DETAILS%` where a filter changed the length of a body whose length was announced.
@@ -281,16 +281,31 @@ impl Exchange {
     /// Lets the request go on, and opens the filters that its head reaches on the way.
     fn advance_request(&mut self, task: &mut task::Context<'_>) -> Result<(), Fate> {
         loop {
-            self.request
-                .flow
-                .advance(&mut self.slots, &mut self.context, None, task)?;
-            if !self.request.flow.head_passed() {
-                return Ok(());
+            let mut told = Told {
+                slots: &mut self.slots,
+                context: &mut self.context,
+                head: None,
+                task,
+            };
+            self.request.flow.advance_head(&mut told)?;
+            if self.request.flow.head_passed() {
+                match self.chain.begin_from(&mut self.next, &mut self.context) {
+                    Begun::All => {}
+                    Begun::Reply(reply) => return Err(Fate::Reply(reply)),
+                    Begun::Stream(slot) => {
+                        self.open(slot);
+                        continue;
+                    }
+                }
             }
-            match self.chain.begin_from(&mut self.next, &mut self.context) {
-                Begun::All => return Ok(()),
-                Begun::Reply(reply) => return Err(Fate::Reply(reply)),
-                Begun::Stream(slot) => self.open(slot),
+            let mut told = Told {
+                slots: &mut self.slots,
+                context: &mut self.context,
+                head: None,
+                task,
+            };
+            if !self.request.flow.advance(&mut told)? {
+                return Ok(());
             }
         }
     }
@@ -300,9 +315,18 @@ impl Exchange {
         head: Option<&mut ResponseHead>,
         task: &mut task::Context<'_>,
     ) -> Result<(), Fate> {
-        self.response
-            .flow
-            .advance(&mut self.slots, &mut self.context, head, task)
+        let mut told = Told {
+            slots: &mut self.slots,
+            context: &mut self.context,
+            head,
+            task,
+        };
+        loop {
+            self.response.flow.advance_head(&mut told)?;
+            if !self.response.flow.advance(&mut told)? {
+                return Ok(());
+            }
+        }
     }
 
     /// Ends the request side.

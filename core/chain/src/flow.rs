@@ -162,34 +162,59 @@ impl Flow {
         };
     }
 
-    /// Moves everything on as far as the filters let it.
-    pub(crate) fn advance(
-        &mut self,
-        slots: &mut [Slot],
-        context: &mut RequestContext,
-        mut head: Option<&mut ResponseHead>,
-        task: &mut task::Context<'_>,
-    ) -> Result<(), Fate> {
-        let count = self.stations.len();
+    /// Takes the head on as far as the filters let it, ahead of what follows it.
+    pub(crate) fn advance_head(&mut self, told: &mut Told<'_, '_>) -> Result<(), Fate> {
         for position in 0..self.stations.len() {
-            let slot = &mut slots[slot_at(self.direction, count, position)];
-            let station = &mut self.stations[position];
-            let mut visit = Visit {
-                direction: self.direction,
-                limit: self.limit,
-                slot,
-                context,
-                head: head.as_deref_mut(),
-            };
-            visit.run(station, task)?;
-            let gone = station.release();
-            let next = match self.stations.get_mut(position + 1) {
-                Some(station) => &mut station.arrival,
-                None => &mut self.passed,
-            };
-            next.merge(gone);
+            let station = &self.stations[position];
+            if !station.arrival.head || station.head_gone {
+                continue;
+            }
+            self.visit(position, told, Scope::Head)?;
+            let gone = self.stations[position].release_head();
+            self.pass_on(position, gone);
         }
         Ok(())
+    }
+
+    /// Moves everything on as far as the filters let it, but for a head that a filter lets go now:
+    /// says true then, and [`Flow::advance_head`] is to take it on before what follows it.
+    pub(crate) fn advance(&mut self, told: &mut Told<'_, '_>) -> Result<bool, Fate> {
+        for position in 0..self.stations.len() {
+            let waited = !self.stations[position].head_gone;
+            self.visit(position, told, Scope::Everything)?;
+            let gone = self.stations[position].release();
+            let head_goes = waited && gone.head;
+            self.pass_on(position, gone);
+            if head_goes {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn visit(
+        &mut self,
+        position: usize,
+        told: &mut Told<'_, '_>,
+        scope: Scope,
+    ) -> Result<(), Fate> {
+        let slot = slot_at(self.direction, self.stations.len(), position);
+        let mut visit = Visit {
+            direction: self.direction,
+            limit: self.limit,
+            slot: &mut told.slots[slot],
+            context: told.context,
+            head: told.head.as_deref_mut(),
+        };
+        visit.run(&mut self.stations[position], told.task, scope)
+    }
+
+    fn pass_on(&mut self, position: usize, gone: Arrival) {
+        let next = match self.stations.get_mut(position + 1) {
+            Some(station) => &mut station.arrival,
+            None => &mut self.passed,
+        };
+        next.merge(gone);
     }
 
     fn entry(&mut self) -> &mut Arrival {
@@ -198,6 +223,22 @@ impl Flow {
             None => &mut self.passed,
         }
     }
+}
+
+/// Whom a flow tells, and of what.
+pub(crate) struct Told<'a, 't> {
+    pub(crate) slots: &'a mut [Slot],
+    pub(crate) context: &'a mut RequestContext,
+    /// The response head, while it may be edited.
+    pub(crate) head: Option<&'a mut ResponseHead>,
+    pub(crate) task: &'a mut task::Context<'t>,
+}
+
+/// What a filter is told at one visit.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Scope {
+    Head,
+    Everything,
 }
 
 /// What has come to a place and not gone on.
@@ -239,6 +280,8 @@ struct Station {
     held: Bytes,
     pause: Pause,
     told_head: bool,
+    /// Whether the head went on from here.
+    head_gone: bool,
     told_end: bool,
     /// Its filter hears nothing more of this direction; everything passes.
     shut: bool,
@@ -286,11 +329,30 @@ impl Station {
         (hears_trailers && matches!(self.arrival.end, End::Trailers(_))).then_some(Event::Trailers)
     }
 
+    /// What goes on from here ahead of the body: the head, and the end where there is no body.
+    fn release_head(&mut self) -> Arrival {
+        if self.pause != Pause::No {
+            return Arrival::default();
+        }
+        self.head_gone = true;
+        let bare = self.held.is_empty() && self.arrival.body.is_empty();
+        let end = match &mut self.arrival.end {
+            end @ End::Body if bare => std::mem::take(end),
+            _ => End::Open,
+        };
+        Arrival {
+            head: true,
+            body: Bytes::new(),
+            end,
+        }
+    }
+
     /// What goes on from here.
     fn release(&mut self) -> Arrival {
         if self.pause != Pause::No {
             return Arrival::default();
         }
+        self.head_gone = self.arrival.head;
         let mut body = std::mem::take(&mut self.held);
         append(&mut body, std::mem::take(&mut self.arrival.body));
         Arrival {
@@ -311,7 +373,12 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    fn run(&mut self, station: &mut Station, task: &mut task::Context<'_>) -> Result<(), Fate> {
+    fn run(
+        &mut self,
+        station: &mut Station,
+        task: &mut task::Context<'_>,
+        scope: Scope,
+    ) -> Result<(), Fate> {
         loop {
             // Asked right after each pause too, so that a filter always holds the task's waker.
             if station.pause != Pause::No
@@ -322,6 +389,9 @@ impl Visit<'_> {
             let Some(event) = station.next_event(self.direction, self.slot.needs) else {
                 return Ok(());
             };
+            if scope == Scope::Head && !matches!(event, Event::Head { .. }) {
+                return Ok(());
+            }
             let step = match event {
                 Event::Head { end } => self.tell_head(station, end),
                 Event::Body { end } => self.tell_body(station, end)?,

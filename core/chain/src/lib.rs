@@ -9,6 +9,7 @@
 //! A filter is a step function. It is given an event, may read and edit, and answers [`Step`]. Nothing
 //! in here is `Send`: an exchange lives and dies on one core.
 
+pub mod bench;
 pub mod body;
 pub mod callout;
 pub mod chain;
