@@ -13,10 +13,12 @@
 //! the cores up. Log lines are formatted into a buffer of the core and handed over in batches to one
 //! thread per file, which is the only place that may wait for a slow sink.
 
+pub mod access_log;
 pub mod flags;
 pub mod metrics;
 pub mod throttle;
 
+pub use access_log::{AccessLog, AccessLogFiles, AccessLogFormat, AccessLogWriter, Record};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use metrics::{
     CoreMetrics, DestinationId, DestinationLabels, GrpcStatus, MetricsHub, MetricsSettings, PeerId,

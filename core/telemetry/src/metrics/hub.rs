@@ -148,9 +148,10 @@ impl Default for Ledger {
 impl Ledger {
     fn sweep(&mut self, now: Instant, idle: Duration) {
         self.inboxes.retain(|inbox| {
+            // Asked first: what a core made before it ended must still be taken in.
+            let core_is_alive = Arc::strong_count(inbox) > 1;
             self.requests.admit(take(&inbox.requests), now);
             self.tcp.admit(take(&inbox.tcp), now);
-            let core_is_alive = Arc::strong_count(inbox) > 1;
             core_is_alive
         });
         let requests = self.requests.sweep(now, idle);
