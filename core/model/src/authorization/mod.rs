@@ -4,7 +4,13 @@
 //! else one ALLOW must match. Every atom is evaluated in two readings, *may* and *must*: DENY fires
 //! on may, ALLOW only on must, so that what is ambiguous tightens.
 
+mod compile;
+mod host;
+mod matcher;
+mod network;
 pub mod spec;
+mod template;
+mod text;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +19,9 @@ use crate::finding::Finding;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
 use crate::request::CanonicalRequest;
+
+use matcher::{CompiledRule, Need, Subject};
+use spec::Action;
 
 pub use spec::AuthorizationPolicySpec;
 
@@ -35,6 +44,8 @@ pub struct AttachedPolicy {
 #[derive(Clone, Debug, Default)]
 pub struct Authorization {
     denied: Option<Arc<str>>,
+    enforced: RuleSet,
+    shadow: Option<Box<RuleSet>>,
 }
 
 /// What policies may look at.
@@ -105,13 +116,29 @@ impl std::fmt::Display for RuleRef {
 
 impl Authorization {
     /// Compiles the policies of one target; their order does not matter. What can not be enforced as
-    /// written is enforced more tightly, and named by a finding.
+    /// written is enforced more tightly, and named by a finding: CUSTOM refuses what it would have asked
+    /// a provider about, and conditions on tokens count as unknown. AUDIT has no effect.
     #[must_use]
-    pub fn compile(policies: &[AttachedPolicy], _mesh: &MeshSettings) -> (Self, Vec<Finding>) {
-        if policies.is_empty() {
-            return (Self::default(), Vec::new());
+    pub fn compile(policies: &[AttachedPolicy], mesh: &MeshSettings) -> (Self, Vec<Finding>) {
+        let mut ordered: Vec<&AttachedPolicy> = policies.iter().collect();
+        ordered.sort_by_key(|policy| (&policy.creation, &policy.namespace, &policy.name));
+
+        let mut findings = Vec::new();
+        let mut compiled = Self::default();
+        for policy in ordered {
+            findings.extend(unsupported(policy));
+            if policy.spec.action == Action::Audit {
+                continue;
+            }
+            let rules = compile::rules(policy, mesh, &mut findings);
+            let set = if policy.dry_run {
+                compiled.shadow.get_or_insert_default()
+            } else {
+                &mut compiled.enforced
+            };
+            set.add(policy.spec.action, rules);
         }
-        (Self::deny_all("policies are not evaluated yet"), Vec::new())
+        (compiled, findings)
     }
 
     /// Refuses everything: for targets with a policy that never was valid.
@@ -119,25 +146,92 @@ impl Authorization {
     pub fn deny_all(reason: impl Into<Arc<str>>) -> Self {
         Self {
             denied: Some(reason.into()),
+            ..Self::default()
         }
+    }
+
+    /// Why everything is refused, when it is by [`Self::deny_all`].
+    #[must_use]
+    pub fn denied_because(&self) -> Option<&str> {
+        self.denied.as_deref()
     }
 
     /// Whether nothing is restricted, so that callers may skip building a [`PolicyInput`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.denied.is_none()
+        self.denied.is_none() && self.enforced.is_empty() && self.shadow.is_none()
     }
 
     /// Judges one request or connection.
     #[must_use]
-    pub fn judge(&self, _input: &PolicyInput<'_>) -> Judgement {
+    pub fn judge(&self, input: &PolicyInput<'_>) -> Judgement {
+        let subject = Subject::new(input);
+        let verdict = match self.denied {
+            Some(_) => Verdict::Deny(None),
+            None => self.enforced.verdict(&subject),
+        };
+        let shadow = self.shadow.as_ref();
         Judgement {
-            verdict: if self.denied.is_some() {
-                Verdict::Deny(None)
-            } else {
-                Verdict::Allow(None)
-            },
-            shadow: None,
+            verdict,
+            shadow: shadow.map(|rules| rules.verdict(&subject)),
         }
     }
 }
+
+/// Rules by what a match means.
+#[derive(Clone, Debug, Default)]
+struct RuleSet {
+    deny: Vec<CompiledRule>,
+    allow: Vec<CompiledRule>,
+    /// There is an ALLOW policy, though it may have no rules.
+    admits_only: bool,
+}
+
+impl RuleSet {
+    fn add(&mut self, action: Action, rules: Vec<CompiledRule>) {
+        match action {
+            Action::Allow => {
+                self.admits_only = true;
+                self.allow.extend(rules);
+            }
+            Action::Deny | Action::Custom => self.deny.extend(rules),
+            Action::Audit => {}
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.deny.is_empty() && !self.admits_only
+    }
+
+    fn verdict(&self, subject: &Subject<'_>) -> Verdict {
+        let find = |rules: &[CompiledRule], need| {
+            let rule = rules.iter().find(|rule| rule.holds(subject, need))?;
+            Some(rule.name.clone())
+        };
+        if let Some(rule) = find(&self.deny, Need::May) {
+            return Verdict::Deny(Some(rule));
+        }
+        if !self.admits_only {
+            return Verdict::Allow(None);
+        }
+        match find(&self.allow, Need::Must) {
+            Some(rule) => Verdict::Allow(Some(rule)),
+            None => Verdict::Deny(None),
+        }
+    }
+}
+
+fn unsupported(policy: &AttachedPolicy) -> Option<Finding> {
+    let finding = match policy.spec.action {
+        Action::Allow | Action::Deny => return None,
+        Action::Audit => Finding::hint("AUDIT is not supported yet; it changes no verdict"),
+        Action::Custom => Finding::error(
+            "CUSTOM is not supported yet; what its rules match is refused without asking",
+        )
+        .remedy("use ALLOW or DENY until it is"),
+    };
+    Some(finding.field("spec.action").on(compile::object(policy)))
+}
+
+#[cfg(test)]
+mod tests;

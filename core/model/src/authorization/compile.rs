@@ -1,0 +1,443 @@
+//! From AuthorizationPolicies to compiled rules.
+//!
+//! What can not be enforced as written becomes a test that is unknown, so that the rule tightens, and
+//! a finding says so. Names are compared by their parts: no pattern is ever built from one.
+
+use std::sync::Arc;
+
+use http::header::HeaderName;
+
+use super::matcher::{Attribute, Clause, CompiledRule, Test};
+use super::network::NetworkSet;
+use super::spec::{Action, Condition, Operation, Rule, Source};
+use super::template::PathTemplate;
+use super::text::TextSet;
+use super::{AttachedPolicy, RuleRef};
+use crate::finding::Finding;
+use crate::mesh::MeshSettings;
+use crate::names::ObjectRef;
+
+/// In policies this trust domain means the mesh's own, whatever its name (Istio does so too).
+const OWN_TRUST_DOMAIN: &str = "cluster.local";
+
+/// Compiles the rules of one policy.
+pub(super) fn rules(
+    policy: &AttachedPolicy,
+    mesh: &MeshSettings,
+    findings: &mut Vec<Finding>,
+) -> Vec<CompiledRule> {
+    let mut compiler = Compiler {
+        policy,
+        mesh,
+        findings,
+        field: String::new(),
+    };
+    let rules = policy.spec.rules.iter().enumerate();
+    rules
+        .map(|(index, rule)| compiler.rule(index, rule))
+        .collect()
+}
+
+struct Compiler<'a> {
+    policy: &'a AttachedPolicy,
+    mesh: &'a MeshSettings,
+    findings: &'a mut Vec<Finding>,
+    /// The list entry that is being compiled, as findings name it.
+    field: String,
+}
+
+impl Compiler<'_> {
+    fn rule(&mut self, index: usize, rule: &Rule) -> CompiledRule {
+        let mut from = Vec::with_capacity(rule.from.len());
+        for (at, entry) in rule.from.iter().enumerate() {
+            self.field = format!("spec.rules[{index}].from[{at}].source");
+            from.push(self.source(&entry.source));
+        }
+        let mut to = Vec::with_capacity(rule.to.len());
+        for (at, entry) in rule.to.iter().enumerate() {
+            self.field = format!("spec.rules[{index}].to[{at}].operation");
+            to.push(self.operation(&entry.operation));
+        }
+        let mut when = Clause::default();
+        for (at, condition) in rule.when.iter().enumerate() {
+            self.field = format!("spec.rules[{index}].when[{at}]");
+            self.condition(condition, &mut when);
+        }
+        CompiledRule {
+            name: RuleRef {
+                namespace: Arc::clone(&self.policy.namespace),
+                policy: Arc::clone(&self.policy.name),
+                rule: index,
+            },
+            from,
+            to,
+            when,
+        }
+    }
+
+    fn source(&mut self, source: &Source) -> Clause {
+        if source.is_empty() {
+            self.hint("it is empty, which means any source");
+        }
+        let mut clause = Clause::default();
+        let mut list = |kind, name, values, not_name, not_values| {
+            self.both(&mut clause, kind, (name, values), (not_name, not_values));
+        };
+        list(
+            Kind::Namespace,
+            "namespaces",
+            &source.namespaces,
+            "notNamespaces",
+            &source.not_namespaces,
+        );
+        list(
+            Kind::ServiceAccount,
+            "serviceAccounts",
+            &source.service_accounts,
+            "notServiceAccounts",
+            &source.not_service_accounts,
+        );
+        list(
+            Kind::TrustDomain,
+            "trustDomains",
+            &source.trust_domains,
+            "notTrustDomains",
+            &source.not_trust_domains,
+        );
+        list(
+            Kind::Principal,
+            "principals",
+            &source.principals,
+            "notPrincipals",
+            &source.not_principals,
+        );
+        list(
+            Kind::SourceIp,
+            "ipBlocks",
+            &source.ip_blocks,
+            "notIpBlocks",
+            &source.not_ip_blocks,
+        );
+        list(
+            Kind::RemoteIp,
+            "remoteIpBlocks",
+            &source.remote_ip_blocks,
+            "notRemoteIpBlocks",
+            &source.not_remote_ip_blocks,
+        );
+        list(
+            Kind::Token,
+            "requestPrincipals",
+            &source.request_principals,
+            "notRequestPrincipals",
+            &source.not_request_principals,
+        );
+        clause
+    }
+
+    fn operation(&mut self, operation: &Operation) -> Clause {
+        if operation.is_empty() {
+            self.hint("it is empty, which means any operation");
+        }
+        let mut clause = Clause::default();
+        let mut list = |kind, name, values, not_name, not_values| {
+            self.both(&mut clause, kind, (name, values), (not_name, not_values));
+        };
+        list(
+            Kind::DestinationPort,
+            "ports",
+            &operation.ports,
+            "notPorts",
+            &operation.not_ports,
+        );
+        list(
+            Kind::Method,
+            "methods",
+            &operation.methods,
+            "notMethods",
+            &operation.not_methods,
+        );
+        list(
+            Kind::Path,
+            "paths",
+            &operation.paths,
+            "notPaths",
+            &operation.not_paths,
+        );
+        list(
+            Kind::Host,
+            "hosts",
+            &operation.hosts,
+            "notHosts",
+            &operation.not_hosts,
+        );
+        clause
+    }
+
+    fn condition(&mut self, condition: &Condition, clause: &mut Clause) {
+        let kind = Kind::of_key(&condition.key);
+        if let Kind::Unsupported = kind {
+            self.tightened(
+                "key",
+                &format!("the attribute `{}` is not known", condition.key),
+                "use an attribute that Istio documents",
+            );
+        }
+        if condition.values.is_empty() && condition.not_values.is_empty() {
+            self.tightened(
+                "values",
+                "neither values nor notValues are given",
+                "give one of them",
+            );
+            clause.0.push(unknown());
+            return;
+        }
+        self.both(
+            clause,
+            kind,
+            ("values", &condition.values),
+            ("notValues", &condition.not_values),
+        );
+    }
+
+    /// Adds the tests for a list and for its negation.
+    fn both(
+        &mut self,
+        clause: &mut Clause,
+        kind: Kind,
+        (name, values): (&str, &[Arc<str>]),
+        (not_name, not_values): (&str, &[Arc<str>]),
+    ) {
+        if !values.is_empty() {
+            clause.0.push(self.test(&kind, name, values, false));
+        }
+        if !not_values.is_empty() {
+            clause.0.push(self.test(&kind, not_name, not_values, true));
+        }
+    }
+
+    fn test(&mut self, kind: &Kind, field: &str, values: &[Arc<str>], is_negated: bool) -> Test {
+        let mut understood: Vec<&str> = Vec::with_capacity(values.len());
+        let mut is_partial = false;
+        for (at, value) in values.iter().enumerate() {
+            match kind.check(value) {
+                Ok(()) => understood.push(value),
+                Err((reason, remedy)) => {
+                    is_partial = true;
+                    let reason = format!("`{value}` {reason}");
+                    self.tightened(&format!("{field}[{at}]"), &reason, remedy);
+                }
+            }
+        }
+        if let Kind::Token = kind {
+            self.tightened(
+                field,
+                "tokens are not verified yet",
+                "leave it out until they are",
+            );
+        }
+        Test {
+            attribute: self.attribute(kind, &understood),
+            is_partial,
+            is_negated,
+        }
+    }
+
+    fn attribute(&self, kind: &Kind, values: &[&str]) -> Attribute {
+        let networks = || NetworkSet::new(values.iter().filter_map(|v| NetworkSet::parse(v)));
+        match kind {
+            Kind::Principal => Attribute::Principal(TextSet::new(
+                values.iter().flat_map(|value| self.with_aliases(value)),
+            )),
+            Kind::TrustDomain => Attribute::TrustDomain(TextSet::new(
+                values.iter().flat_map(|value| self.trust_domains(value)),
+            )),
+            Kind::Namespace => Attribute::Namespace(TextSet::with_globs(values)),
+            Kind::ServiceAccount => {
+                let path = |value: &&str| match value.split_once('/') {
+                    Some((namespace, account)) => format!("ns/{namespace}/sa/{account}"),
+                    None => format!("ns/{}/sa/{value}", self.policy.namespace),
+                };
+                Attribute::ServiceAccount(TextSet::literal(values.iter().map(path)))
+            }
+            Kind::SourceIp => Attribute::SourceIp(networks()),
+            Kind::RemoteIp => Attribute::RemoteIp(networks()),
+            Kind::DestinationIp => Attribute::DestinationIp(networks()),
+            Kind::DestinationPort => {
+                let mut ports: Vec<u16> = values.iter().filter_map(|v| v.parse().ok()).collect();
+                ports.sort_unstable();
+                Attribute::DestinationPort(ports)
+            }
+            Kind::Sni => Attribute::Sni(TextSet::new(values)),
+            Kind::Host => {
+                Attribute::Host(TextSet::new(values.iter().map(|v| v.to_ascii_lowercase())))
+            }
+            Kind::Method => Attribute::Method(TextSet::new(values)),
+            Kind::Path => {
+                let (templates, texts): (Vec<&str>, Vec<&str>) =
+                    values.iter().partition(|v| PathTemplate::is_meant(v));
+                let templates = templates.iter().filter_map(|v| PathTemplate::parse(v).ok());
+                Attribute::Path(TextSet::new(texts), templates.collect())
+            }
+            Kind::Header(name) => Attribute::Header(name.clone(), TextSet::new(values)),
+            Kind::Token | Kind::Unsupported => Attribute::Unknown,
+        }
+    }
+
+    /// A principal as written, or under each of the mesh's trust domains if it names one of them.
+    fn with_aliases(&self, principal: &str) -> Vec<String> {
+        match principal.split_once('/') {
+            Some((domain, rest)) if domain != "*" => self
+                .trust_domains(domain)
+                .into_iter()
+                .map(|domain| format!("{domain}/{rest}"))
+                .collect(),
+            _ => vec![principal.to_owned()],
+        }
+    }
+
+    /// A trust domain (or a pattern of some), with the mesh's own and its aliases if it names one.
+    fn trust_domains(&self, written: &str) -> Vec<String> {
+        let ours: Vec<&str> = std::iter::once(&self.mesh.trust_domain)
+            .chain(&self.mesh.trust_domain_aliases)
+            .map(|domain| domain.as_str())
+            .collect();
+        if written == OWN_TRUST_DOMAIN {
+            return ours.into_iter().map(str::to_owned).collect();
+        }
+        let mut all = vec![written.to_owned()];
+        let named = TextSet::new([written]);
+        if ours.iter().any(|domain| named.matches(domain.as_bytes())) {
+            all.extend(ours.into_iter().map(str::to_owned));
+        }
+        all
+    }
+
+    fn tightened(&mut self, field: &str, reason: &str, remedy: &str) {
+        let effect = match self.policy.spec.action {
+            Action::Allow => "the rule admits nothing by it",
+            Action::Deny | Action::Custom => "the rule refuses as if it matched",
+            Action::Audit => "nothing is audited",
+        };
+        let finding = Finding::error(format!("{reason}; {effect}"));
+        self.report(
+            finding
+                .field(format!("{}.{field}", self.field))
+                .remedy(remedy),
+        );
+    }
+
+    fn hint(&mut self, reason: &str) {
+        let finding = Finding::hint(reason).field(self.field.clone());
+        self.report(finding.remedy("leave the list out, or name what is meant"));
+    }
+
+    fn report(&mut self, finding: Finding) {
+        self.findings.push(finding.on(object(self.policy)));
+    }
+}
+
+/// How findings name a policy.
+pub(super) fn object(policy: &AttachedPolicy) -> ObjectRef {
+    ObjectRef::new("AuthorizationPolicy", &policy.namespace, &policy.name)
+}
+
+fn unknown() -> Test {
+    Test {
+        attribute: Attribute::Unknown,
+        is_partial: false,
+        is_negated: false,
+    }
+}
+
+/// What a list of values is compared with, before its values are read.
+enum Kind {
+    Principal,
+    Namespace,
+    ServiceAccount,
+    TrustDomain,
+    SourceIp,
+    RemoteIp,
+    DestinationIp,
+    DestinationPort,
+    Sni,
+    Host,
+    Method,
+    Path,
+    Header(HeaderName),
+    /// Comes from a verified token.
+    Token,
+    Unsupported,
+}
+
+impl Kind {
+    fn of_key(key: &str) -> Self {
+        match key {
+            "source.ip" => Self::SourceIp,
+            "remote.ip" => Self::RemoteIp,
+            "source.namespace" => Self::Namespace,
+            "source.principal" => Self::Principal,
+            "source.serviceAccount" => Self::ServiceAccount,
+            "source.trustDomain" => Self::TrustDomain,
+            "destination.ip" => Self::DestinationIp,
+            "destination.port" => Self::DestinationPort,
+            "connection.sni" => Self::Sni,
+            _ if key.starts_with("request.auth.") => Self::Token,
+            _ => key
+                .strip_prefix("request.headers[")
+                .and_then(|name| name.strip_suffix(']'))
+                .map_or(Self::Unsupported, Self::of_header),
+        }
+    }
+
+    /// Envoy keeps authority, method and path among the headers, and so do policies.
+    fn of_header(name: &str) -> Self {
+        match name {
+            ":authority" => Self::Host,
+            ":method" => Self::Method,
+            _ => match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(http::header::HOST) => Self::Host,
+                Ok(name) => Self::Header(name),
+                Err(_) => Self::Unsupported,
+            },
+        }
+    }
+
+    /// Whether a value can be understood; else why not, and what to do.
+    fn check(&self, value: &str) -> Result<(), (&'static str, &'static str)> {
+        if value.is_empty() {
+            return Err(("is empty", "use `*` for whatever is present"));
+        }
+        match self {
+            Self::SourceIp | Self::RemoteIp | Self::DestinationIp => {
+                NetworkSet::parse(value).map(drop).ok_or((
+                    "is no address and no network",
+                    "write 10.0.0.0/8 or 10.1.2.3",
+                ))
+            }
+            Self::DestinationPort => match value.parse::<u16>() {
+                Ok(1..) => Ok(()),
+                _ => Err(("is no port", "write a number between 1 and 65535")),
+            },
+            Self::Principal if value.starts_with("spiffe://") => Err((
+                "begins with spiffe://, which principals are written without",
+                "leave `spiffe://` out",
+            )),
+            Self::ServiceAccount => {
+                let mut parts = value.split('/');
+                let complete = parts.by_ref().take(2).all(|part| !part.is_empty());
+                if value.contains('*') || !complete || parts.next().is_some() {
+                    return Err((
+                        "is no service account",
+                        "write <account> or <namespace>/<account>, without wildcards",
+                    ));
+                }
+                Ok(())
+            }
+            Self::Path if PathTemplate::is_meant(value) => PathTemplate::parse(value)
+                .map(drop)
+                .map_err(|reason| ("is no path template", reason)),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Random policies and requests from few names, so that they meet often.
+
+use super::*;
+use crate::authorization::spec::{
+    AuthorizationPolicySpec, Condition, From, Operation, Rule, Source, To,
+};
+use crate::random::Random;
+
+const SETS: usize = 6_000;
+const REQUESTS: usize = 12;
+
+#[test]
+fn the_compiled_matcher_agrees_with_the_reference() {
+    let mut random = Random::new(3);
+    let mesh = mesh();
+    let (mut passed, mut refused) = (0, 0);
+    for set in 0..SETS {
+        let policies = random_policies(&mut random);
+        let (authorization, _) = Authorization::compile(&policies, &mesh);
+        for _ in 0..REQUESTS {
+            let case = random_case(&mut random);
+            let expected = reference::allowed(&policies, &mesh, &case);
+            let verdict = case.judge(&authorization).verdict;
+            if expected {
+                passed += 1;
+            } else {
+                refused += 1;
+            }
+            assert_eq!(
+                verdict.is_allowed(),
+                expected,
+                "set {set}: {verdict:?} for {:?} {:?} from {} {} to {:?}:{} {:?} under {policies:#?}",
+                case.identity,
+                case.request,
+                case.source,
+                case.remote,
+                case.destination,
+                case.port,
+                case.sni,
+            );
+        }
+    }
+    assert!(
+        passed > 10_000 && refused > 10_000,
+        "lopsided: {passed} passed, {refused} refused"
+    );
+}
+
+#[test]
+fn the_order_of_policies_does_not_matter() {
+    let mut random = Random::new(4);
+    for _ in 0..2_000 {
+        let mut policies = random_policies(&mut random);
+        for policy in &mut policies {
+            policy.dry_run = random.chance(20);
+        }
+        let (one, _) = Authorization::compile(&policies, &mesh());
+        random.shuffle(&mut policies);
+        let (other, _) = Authorization::compile(&policies, &mesh());
+        for _ in 0..5 {
+            let case = random_case(&mut random);
+            assert_eq!(case.judge(&one), case.judge(&other), "{policies:#?}");
+        }
+    }
+}
+
+#[test]
+fn one_more_deny_never_admits_more() {
+    let mut random = Random::new(5);
+    let mut tightened = 0;
+    for _ in 0..2_000 {
+        let mut policies = random_policies(&mut random);
+        let (before, _) = Authorization::compile(&policies, &mesh());
+        policies.push(random_policy(&mut random, "zz-extra", Action::Deny));
+        let (after, _) = Authorization::compile(&policies, &mesh());
+        for _ in 0..5 {
+            let case = random_case(&mut random);
+            let before = case.judge(&before).verdict.is_allowed();
+            let after = case.judge(&after).verdict.is_allowed();
+            assert!(before || !after, "{policies:#?}");
+            tightened += usize::from(before && !after);
+        }
+    }
+    assert!(tightened > 100, "only {tightened} were tightened");
+}
+
+fn random_policies(random: &mut Random) -> Vec<AttachedPolicy> {
+    let count = 1 + random.below(4);
+    (0..count)
+        .map(|at| {
+            let action = match random.below(10) {
+                0..6 => Action::Allow,
+                6..8 => Action::Deny,
+                8 => Action::Audit,
+                _ => Action::Custom,
+            };
+            random_policy(random, &format!("p{at}"), action)
+        })
+        .collect()
+}
+
+fn random_policy(random: &mut Random, name: &str, action: Action) -> AttachedPolicy {
+    let rules = (0..random.below(4)).map(|_| random_rule(random)).collect();
+    AttachedPolicy {
+        namespace: random.pick(&["foo", "bar"]).into(),
+        name: name.into(),
+        spec: Arc::new(AuthorizationPolicySpec {
+            rules,
+            action,
+            ..AuthorizationPolicySpec::default()
+        }),
+        dry_run: false,
+        creation: random
+            .chance(50)
+            .then(|| random.pick(&["2024", "2025"]).into()),
+    }
+}
+
+fn random_rule(random: &mut Random) -> Rule {
+    let mut rule = Rule::default();
+    for _ in 0..random.below(3) {
+        rule.from.push(From {
+            source: random_source(random),
+        });
+    }
+    for _ in 0..random.below(3) {
+        rule.to.push(To {
+            operation: random_operation(random),
+        });
+    }
+    if random.chance(40) {
+        rule.when.push(random_condition(random));
+    }
+    rule
+}
+
+const PRINCIPALS: &[&str] = &[
+    "*",
+    "cluster.local/ns/foo/sa/app",
+    "old-td/ns/foo/sa/app",
+    "*/sa/app",
+    "cluster.local/ns/foo/*",
+    "*-td/ns/bar/sa/app",
+    "other/ns/foo/sa/app",
+    "spiffe://x",
+    "*/ns/bar/sa/a.b",
+    "",
+];
+const NAMESPACES: &[&str] = &["foo", "bar", "*", "f*", "*o", "f*o", "*o*", "foo-*l", ""];
+const ACCOUNTS: &[&str] = &["app", "a.b", "foo/app", "bar/a.b", "foo/*", "a/b/c", "foo/"];
+const DOMAINS: &[&str] = &[
+    "cluster.local",
+    "old-td",
+    "other",
+    "*",
+    "cluster*",
+    "*-td",
+    "oth*",
+];
+const NETWORKS: &[&str] = &[
+    "10.0.0.0/8",
+    "10.0.0.1",
+    "0.0.0.0/0",
+    "192.0.2.0/24",
+    "::/0",
+    "2001:db8::1",
+    "10.0.0.0/33",
+    "x",
+];
+const HOSTS: &[&str] = &[
+    "reviews",
+    "Reviews:9080",
+    "*",
+    "rev*",
+    "*.com",
+    "a.com:80",
+    "*:9080",
+    "",
+];
+const PORTS: &[&str] = &["80", "9080", "0", "http", "70000"];
+const METHODS: &[&str] = &["GET", "POST", "*", "P*", "*T"];
+const PATHS: &[&str] = &[
+    "/a",
+    "/a/*",
+    "*",
+    "*/b",
+    "/a/{*}",
+    "/{**}",
+    "/a/{**}/b",
+    "/{*}/b",
+    "/{id}",
+    "/{**}/{**}",
+];
+const ROLES: &[&str] = &["user", "admin", "*", "us*", "*min", "user,admin", ""];
+const SNIS: &[&str] = &["a.com", "*.com", "*", "a*"];
+
+/// A list that is empty most of the time.
+fn list(random: &mut Random, values: &[&str]) -> Vec<Arc<str>> {
+    if random.chance(75) {
+        return Vec::new();
+    }
+    let picks = random.some(values, 3);
+    picks.into_iter().map(Arc::from).collect()
+}
+
+fn random_source(random: &mut Random) -> Source {
+    Source {
+        principals: list(random, PRINCIPALS),
+        not_principals: list(random, PRINCIPALS),
+        request_principals: if random.chance(3) {
+            vec!["*".into()]
+        } else {
+            Vec::new()
+        },
+        not_request_principals: if random.chance(3) {
+            vec!["*".into()]
+        } else {
+            Vec::new()
+        },
+        namespaces: list(random, NAMESPACES),
+        not_namespaces: list(random, NAMESPACES),
+        service_accounts: list(random, ACCOUNTS),
+        not_service_accounts: list(random, ACCOUNTS),
+        trust_domains: list(random, DOMAINS),
+        not_trust_domains: list(random, DOMAINS),
+        ip_blocks: list(random, NETWORKS),
+        not_ip_blocks: list(random, NETWORKS),
+        remote_ip_blocks: list(random, NETWORKS),
+        not_remote_ip_blocks: list(random, NETWORKS),
+    }
+}
+
+fn random_operation(random: &mut Random) -> Operation {
+    Operation {
+        hosts: list(random, HOSTS),
+        not_hosts: list(random, HOSTS),
+        ports: list(random, PORTS),
+        not_ports: list(random, PORTS),
+        methods: list(random, METHODS),
+        not_methods: list(random, METHODS),
+        paths: list(random, PATHS),
+        not_paths: list(random, PATHS),
+    }
+}
+
+fn random_condition(random: &mut Random) -> Condition {
+    let (key, values): (&str, &[&str]) = match random.below(12) {
+        0 => ("source.ip", NETWORKS),
+        1 => ("remote.ip", NETWORKS),
+        2 => ("source.namespace", NAMESPACES),
+        3 => ("source.principal", PRINCIPALS),
+        4 => ("source.serviceAccount", ACCOUNTS),
+        5 => ("source.trustDomain", DOMAINS),
+        6 => ("destination.ip", NETWORKS),
+        7 => ("destination.port", PORTS),
+        8 => ("connection.sni", SNIS),
+        9 => ("request.headers[host]", HOSTS),
+        10 => ("request.auth.claims[iss]", ROLES),
+        _ => ("request.headers[x-role]", ROLES),
+    };
+    let given = |random: &mut Random| {
+        let picks = random.some(values, 3);
+        picks.into_iter().map(Arc::from).collect()
+    };
+    Condition {
+        key: key.into(),
+        values: given(random),
+        not_values: given(random),
+    }
+}
+
+fn random_case(random: &mut Random) -> Case {
+    let mut case = Case::get("/").by(random.pick(&[
+        "",
+        "cluster.local/ns/foo/sa/app",
+        "cluster.local/ns/bar/sa/app",
+        "old-td/ns/foo/sa/app",
+        "other/ns/foo/sa/app",
+        "cluster.local/ns/bar/sa/a.b",
+        "cluster.local/ns/bar/sa/axb",
+        "cluster.local/ns/foo-evil/sa/app",
+    ]));
+    const ADDRESSES: &[&str] = &[
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "192.0.2.1",
+        "2001:db8::1",
+        "203.0.113.9",
+    ];
+    case.source = ADDRESSES[random.below(ADDRESSES.len())];
+    case.remote = ADDRESSES[random.below(ADDRESSES.len())];
+    case.destination = random
+        .chance(80)
+        .then(|| ADDRESSES[random.below(ADDRESSES.len())]);
+    case.port = [80, 9080][random.below(2)];
+    case.sni = [None, Some("a.com"), Some("b.com"), Some("a")][random.below(4)];
+    if random.chance(10) {
+        case.request = None;
+        return case;
+    }
+    let roles = ["user", "admin", "user,admin", "", "guest"];
+    let headers: Vec<_> = random
+        .some(&roles, 3)
+        .into_iter()
+        .map(|role| ("x-role", role))
+        .collect();
+    let method = random.pick(&["GET", "POST", "PUT"]);
+    let host = random.pick(&[
+        "reviews",
+        "REVIEWS:9080",
+        "reviews.",
+        "a.com",
+        "a.com:80",
+        "x.com.:080",
+    ]);
+    let path = random.pick(&[
+        "/", "/a", "/a/b", "/a/x/b", "/a//b", "/a/", "/b?a=/b", "/a/*",
+    ]);
+    case.request = Some(request(method, host, path, &headers));
+    case
+}
