@@ -3,7 +3,7 @@
 //! There is one thread per file, and it is the only place that waits for the file. Between it and
 //! the cores stands a queue bounded in bytes; what finds it full is dropped and counted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -39,7 +39,15 @@ impl Default for WriterSettings {
 pub struct AccessLogFiles {
     settings: WriterSettings,
     dropped: IntCounter,
-    files: Mutex<HashMap<Arc<str>, Weak<AccessLogWriter>>>,
+    files: Mutex<Vec<OpenFile>>,
+}
+
+/// A file that somebody writes to, or whose last lines are still on their way.
+#[derive(Debug)]
+struct OpenFile {
+    name: Box<str>,
+    writer: Weak<AccessLogWriter>,
+    queue: Arc<Queue>,
 }
 
 impl AccessLogFiles {
@@ -61,41 +69,48 @@ impl AccessLogFiles {
     /// reads it; until then lines wait in the queue.
     pub fn open(&self, file: &str) -> Result<Arc<AccessLogWriter>, OpenError> {
         let mut files = self.lock();
-        if let Some(writer) = files.get(file).and_then(Weak::upgrade) {
+        files.retain(|open| open.writer.strong_count() > 0 || open.queue.lock().bytes > 0);
+        let known = files.iter().find_map(|open| {
+            let same = *open.name == *file;
+            same.then(|| open.writer.upgrade()).flatten()
+        });
+        if let Some(writer) = known {
             return Ok(writer);
         }
-        files.retain(|_, writer| writer.strong_count() > 0);
-        let writer = Arc::new(AccessLogWriter::start(
-            file,
-            self.settings,
-            self.dropped.clone(),
-        )?);
-        files.insert(file.into(), Arc::downgrade(&writer));
+        let writer = AccessLogWriter::start(file, self.settings, self.dropped.clone())?;
+        let writer = Arc::new(writer);
+        files.push(OpenFile {
+            name: file.into(),
+            writer: Arc::downgrade(&writer),
+            queue: Arc::clone(&writer.queue),
+        });
         Ok(writer)
     }
 
     /// Opens every file anew before its next line, for those who rotate logs by renaming.
     pub fn reopen(&self) {
-        for writer in self.in_use() {
-            writer.reopen();
+        for queue in self.queues() {
+            queue.lock().reopen = true;
+            queue.changed.notify_all();
         }
     }
 
     /// Waits until everything handed over is written, at most this long in all. Says whether it is.
-    /// Cores must have flushed before. Blocks: not for a core.
+    /// Cores must have flushed or dropped their ends before. Blocks: not for a core.
     #[must_use]
     pub fn drain(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        self.in_use()
+        self.queues()
             .iter()
-            .all(|writer| writer.drain(deadline.saturating_duration_since(Instant::now())))
+            .all(|queue| queue.drain(deadline.saturating_duration_since(Instant::now())))
     }
 
-    fn in_use(&self) -> Vec<Arc<AccessLogWriter>> {
-        self.lock().values().filter_map(Weak::upgrade).collect()
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        let files = self.lock();
+        files.iter().map(|open| Arc::clone(&open.queue)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<AccessLogWriter>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<OpenFile>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,24 +180,6 @@ impl AccessLogWriter {
         })
     }
 
-    /// Opens the file anew before the next line.
-    pub fn reopen(&self) {
-        self.queue.lock().reopen = true;
-        self.queue.changed.notify_all();
-    }
-
-    /// Waits until everything handed over is written, at most this long. Says whether it is.
-    /// Blocks: not for a core.
-    #[must_use]
-    pub fn drain(&self, timeout: Duration) -> bool {
-        let (state, _) = self
-            .queue
-            .drained
-            .wait_timeout_while(self.queue.lock(), timeout, |state| state.bytes > 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.bytes == 0
-    }
-
     /// How many bytes of lines a core gathers.
     pub(super) fn batch_bytes(&self) -> usize {
         self.settings.batch_bytes
@@ -249,6 +246,14 @@ struct State {
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drain(&self, timeout: Duration) -> bool {
+        let (state, _) = self
+            .drained
+            .wait_timeout_while(self.lock(), timeout, |state| state.bytes > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.bytes == 0
     }
 }
 
