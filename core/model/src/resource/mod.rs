@@ -14,6 +14,7 @@ mod later;
 pub mod meta;
 pub mod policy;
 mod read;
+pub(crate) mod ready;
 
 use std::sync::Arc;
 
@@ -318,6 +319,9 @@ fn valid(object: ObjectRef, document: &Value, known: Known, read: Read<Resource>
         };
         return broken(object, document, known, error);
     }
+    if let Some(parsed) = invalid_by_itself(&object, document, known, &read.value) {
+        return parsed;
+    }
     let findings = unknown
         .into_iter()
         .map(|path| {
@@ -328,6 +332,34 @@ fn valid(object: ObjectRef, document: &Value, known: Known, read: Read<Resource>
         })
         .collect();
     Parsed::new(Some(object), Content::Valid(read.value), findings)
+}
+
+/// Objects that read well and yet can not mean anything.
+fn invalid_by_itself(
+    object: &ObjectRef,
+    document: &Value,
+    known: Known,
+    resource: &Resource,
+) -> Option<Parsed> {
+    let mut errors = match resource {
+        Resource::HttpRoute(route) => ready::problems(route)
+            .into_iter()
+            .map(|ready::Problem { path, reason }| ReadError { path, reason })
+            .collect(),
+        Resource::AuthorizationPolicy(policy) => policy::problems(&policy.spec, &object.namespace),
+        _ => Vec::new(),
+    };
+    if errors.is_empty() {
+        return None;
+    }
+    let rest = errors.split_off(1);
+    let first = errors.pop()?;
+    let mut parsed = broken(object.clone(), document, known, first);
+    parsed.findings.extend(
+        rest.into_iter()
+            .map(|error| Finding::error(error.reason).on(object).field(error.path)),
+    );
+    Some(parsed)
 }
 
 fn broken(object: ObjectRef, document: &Value, known: Known, error: ReadError) -> Parsed {

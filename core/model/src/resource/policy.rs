@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::meta::{Metadata, Unread};
+use super::read::ReadError;
+use super::{GATEWAY_GROUP, ISTIO_NETWORKING_GROUP};
 use crate::authorization::AuthorizationPolicySpec;
 use crate::authorization::spec::PolicyTargetReference;
 use crate::names::ObjectRef;
@@ -87,8 +89,80 @@ impl Attachment {
                 (key.contains("target") || key.contains("selector"))
                     && !["targetrefs", "targetref"].contains(&key.as_str())
             });
-        (!suspicious).then_some(Self { targets, selector })
+        let nonsense = targets.iter().any(|target| target_kind(target).is_none());
+        (!suspicious && !nonsense).then_some(Self { targets, selector })
     }
+}
+
+/// What makes a policy invalid by itself, as Istio's own validation has it.
+pub(super) fn problems(spec: &AuthorizationPolicySpec, namespace: &str) -> Vec<ReadError> {
+    let mut problems = Vec::new();
+    let mut problem = |path: String, reason: &str| {
+        problems.push(ReadError {
+            path,
+            reason: reason.to_owned(),
+        });
+    };
+    if spec.selector.is_some() && !spec.targets().is_empty() {
+        problem(
+            "spec.selector".to_owned(),
+            "a policy has either a selector or targetRefs",
+        );
+    }
+    if spec.targets().len() > MAX_TARGETS {
+        problem(
+            "spec.targetRefs".to_owned(),
+            "at most 16 targets are possible",
+        );
+    }
+    for (t, target) in spec.targets().iter().enumerate() {
+        let at = if spec.target_refs.is_empty() {
+            "spec.targetRef".to_owned()
+        } else {
+            format!("spec.targetRefs[{t}]")
+        };
+        if target_kind(target).is_none() {
+            problem(
+                format!("{at}.kind"),
+                "a target is a Service (group \"\"), a ServiceEntry (group networking.istio.io), \
+                 or a Gateway or GatewayClass (group gateway.networking.k8s.io)",
+            );
+        }
+        if target
+            .namespace
+            .as_deref()
+            .is_some_and(|other| !other.is_empty() && other != namespace)
+        {
+            problem(
+                format!("{at}.namespace"),
+                "a policy can only target its own namespace",
+            );
+        }
+    }
+    problems
+}
+
+/// Istio's limit.
+const MAX_TARGETS: usize = 16;
+
+/// Kinds that policies target.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum TargetKind {
+    Service,
+    ServiceEntry,
+    Gateway,
+    GatewayClass,
+}
+
+/// The kind of a target; `None` for what no policy can target.
+pub(crate) fn target_kind(target: &PolicyTargetReference) -> Option<TargetKind> {
+    Some(match (&*target.group, &*target.kind) {
+        ("" | "core", "Service") => TargetKind::Service,
+        (ISTIO_NETWORKING_GROUP, "ServiceEntry") => TargetKind::ServiceEntry,
+        (GATEWAY_GROUP, "Gateway") => TargetKind::Gateway,
+        (GATEWAY_GROUP, "GatewayClass") => TargetKind::GatewayClass,
+        _ => return None,
+    })
 }
 
 /// Something that restricts its target and can not be enforced as written: its target is denied.

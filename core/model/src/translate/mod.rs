@@ -1,19 +1,47 @@
 //! Resources in, [`Snapshot`] and findings out.
 //!
-//! Translation starts from all objects each time, but what is expensive is remembered by the
-//! revisions of the objects it was made from: parts that did not change are the same `Arc` in the
-//! next snapshot, and an edit costs what it touches.
+//! Translation looks at all objects each time, but what is expensive is remembered by the revisions
+//! of the objects it was made from: parts that did not change are the same `Arc` in the next
+//! snapshot, and an edit costs what it touches.
+//!
+//! The order is that of the data's own dependencies: Pods, services and clusters; the Gateways this
+//! process plays; routes; enrolment; policies; then targets and entrances, which join them.
 
+mod clusters;
+mod enrolment;
+mod entrances;
+mod ids;
+mod memo;
+mod policies;
+mod proxies;
+mod routes;
+mod services;
+mod targets;
+mod workloads;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::finding::Finding;
 use crate::identity::Identity;
-use crate::names::ObjectRef;
-use crate::snapshot::Snapshot;
+use crate::mesh::MeshSettings;
+use crate::service::ClusterId;
+use crate::snapshot::{Entrance, Snapshot, Target, Tunnels};
 use crate::store::Resources;
 
+use clusters::{ClusterMemo, Clusters};
+use enrolment::Enroller;
+use entrances::{Doors, HostMemo};
+use ids::ClusterIds;
+use policies::{PolicyIndex, PolicyMemo};
+use proxies::Proxies;
+use routes::{RouteIndex, RouteMemo};
+use services::{ServiceMemo, Services};
+use targets::{Enrolments, TargetMemos, Targets};
+use workloads::{Pods, WorkloadMemo};
+
 /// What the process was told on its command line.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Options {
     /// The Gateways to play, by namespace and name (`--gateway`); empty means every Gateway of a class
     /// that Wayline serves.
@@ -27,13 +55,281 @@ pub struct Translation {
     pub snapshot: Arc<Snapshot>,
     /// Findings of documents and of translation, sorted, without repetitions.
     pub findings: Vec<Finding>,
-    /// The identity this process presents: of the first Gateway named on the command line, else of
-    /// the first by name; `None` without any Gateway.
+    /// The identity this process presents: of the first Gateway named on the command line that is
+    /// there, else of the first by name; `None` without any Gateway.
     pub identity: Option<Identity>,
 }
 
-/// Translates resources, again and again.
+/// Translates resources, again and again. Cluster numbers keep their meaning for its lifetime.
 #[derive(Debug, Default)]
 pub struct Translator {
     options: Options,
+    generation: u64,
+    ids: ClusterIds,
+    mesh: Arc<MeshSettings>,
+    memos: Memos,
+    backends: Stage<Backends>,
+    routes: Stage<RouteIndex>,
+    doors: Stage<Doors>,
+    targets: HashMap<ClusterId, Arc<Target>>,
+    before: Option<Arc<Snapshot>>,
+}
+
+/// What is remembered of single objects.
+#[derive(Debug, Default)]
+struct Memos {
+    workloads: WorkloadMemo,
+    services: ServiceMemo,
+    clusters: ClusterMemo,
+    routes: RouteMemo,
+    hosts: HostMemo,
+    policies: PolicyMemo,
+}
+
+/// The last outcome of a step and what it was made from.
+#[derive(Debug, Default)]
+struct Stage<T> {
+    made_from: Vec<u64>,
+    outcome: Arc<T>,
+    /// Counts outcomes, for the steps that build on this one.
+    version: u64,
+}
+
+impl<T> Stage<T> {
+    /// The last outcome where nothing changed, else a new one.
+    fn step(&mut self, from: Vec<u64>, make: impl FnOnce(&T) -> T) -> Arc<T> {
+        if self.version == 0 || self.made_from != from {
+            self.outcome = Arc::new(make(&self.outcome));
+            self.made_from = from;
+            self.version += 1;
+        }
+        Arc::clone(&self.outcome)
+    }
+}
+
+/// What requests can be sent to.
+#[derive(Debug, Default)]
+struct Backends {
+    pods: Pods,
+    services: Services,
+    clusters: Clusters,
+}
+
+impl Translator {
+    /// A translator that has seen nothing.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+
+    /// Translates everything that is in force now.
+    pub fn translate(&mut self, resources: &Resources) -> Translation {
+        self.follow_mesh(resources);
+        let mesh = Arc::clone(&self.mesh);
+        let before = self.before.take();
+        let backends = self.backends(resources);
+        let Backends {
+            pods,
+            services,
+            clusters,
+        } = &*backends;
+        let proxies = proxies::collect(resources, &mesh, &self.options, before.as_deref());
+        let routes = self.routes(resources, services);
+        let enroller = Enroller {
+            resources,
+            proxies: &proxies,
+        };
+        let enrolments = Enrolments::new(services, &enroller);
+        let state = |namespace: &str, name: &str| enrolments.state(namespace, name);
+        let policies = PolicyIndex::new(resources, &mesh, &proxies, &state);
+        let mut memos = TargetMemos {
+            routes: &mut self.memos.routes,
+            policies: &mut self.memos.policies,
+            ids: &mut self.ids,
+        };
+        let mut targets = Targets {
+            resources,
+            mesh: &mesh,
+            services,
+            pods,
+            routes: &routes,
+            policies: &policies,
+            before: before.as_deref(),
+            tunnels: Tunnels::default(),
+            targets_before: &self.targets,
+            targets: HashMap::new(),
+            clusters: HashMap::new(),
+            findings: Vec::new(),
+        };
+        targets.add_services(&enrolments, &mut memos);
+        targets.add_workloads(&enroller, &mut memos);
+        let Targets {
+            tunnels,
+            targets,
+            clusters: direct,
+            findings: target_findings,
+            ..
+        } = targets;
+        self.targets = targets;
+
+        let doors = self.doors(resources, &proxies, &routes);
+        let mut findings = target_findings;
+        let entrances = self.entrances(
+            &doors,
+            &proxies,
+            &policies,
+            before.as_deref(),
+            &mut findings,
+        );
+        self.memos.routes.end_round();
+        self.memos.policies.end_round();
+
+        let parts = [
+            &pods.findings,
+            &clusters.findings,
+            &proxies.findings,
+            &routes.findings,
+            &enrolments.findings,
+            &policies.findings,
+            &doors.findings,
+        ];
+        findings.extend(parts.into_iter().flatten().cloned());
+        findings.extend(resources.findings().cloned());
+        findings.sort();
+        findings.dedup();
+
+        self.generation += 1;
+        let mut clusters = clusters.by_id.clone();
+        clusters.extend(direct);
+        let snapshot = Arc::new(Snapshot {
+            generation: self.generation,
+            mesh,
+            proxies: proxies
+                .played
+                .iter()
+                .map(|entry| Arc::clone(&entry.proxy))
+                .collect(),
+            tunnels,
+            entrances,
+            clusters,
+            workloads: pods.workloads.clone(),
+        });
+        self.before = Some(Arc::clone(&snapshot));
+        Translation {
+            snapshot,
+            findings,
+            identity: proxies.identity,
+        }
+    }
+
+    /// Mesh settings reach into everything: when they change, nothing that was made counts.
+    fn follow_mesh(&mut self, resources: &Resources) {
+        let written = resources.mesh.iter().next();
+        let mesh = written.map_or_else(Arc::default, |(_, _, entry)| Arc::clone(&entry.object));
+        if *mesh == *self.mesh {
+            return;
+        }
+        self.mesh = mesh;
+        self.memos = Memos {
+            // Its serial numbers must not begin again.
+            routes: std::mem::take(&mut self.memos.routes),
+            ..Memos::default()
+        };
+        self.backends.made_from.clear();
+        self.routes.made_from.clear();
+        self.doors.made_from.clear();
+    }
+
+    fn backends(&mut self, resources: &Resources) -> Arc<Backends> {
+        let from = vec![
+            resources.services.revision(),
+            resources.slices.revision(),
+            resources.pods.revision(),
+        ];
+        let (memos, ids, mesh) = (&mut self.memos, &mut self.ids, &self.mesh);
+        self.backends.step(from, |before| {
+            let pods = workloads::collect(resources, mesh, &mut memos.workloads);
+            let services = services::collect(resources, mesh, &mut memos.services, ids);
+            let clusters = clusters::collect(
+                resources,
+                mesh,
+                &services,
+                &pods,
+                &before.clusters,
+                &mut memos.clusters,
+            );
+            Backends {
+                pods,
+                services,
+                clusters,
+            }
+        })
+    }
+
+    fn routes(&mut self, resources: &Resources, services: &Services) -> Arc<RouteIndex> {
+        let from = vec![
+            resources.routes.revision(),
+            resources.broken_routes.revision(),
+            resources.grants.revision(),
+            resources.services.revision(),
+        ];
+        let memo = &mut self.memos.routes;
+        self.routes.step(from, |_| memo.index(resources, services))
+    }
+
+    fn doors(
+        &mut self,
+        resources: &Resources,
+        proxies: &Proxies,
+        routes: &RouteIndex,
+    ) -> Arc<Doors> {
+        let from = vec![
+            self.routes.version,
+            resources.gateways.revision(),
+            resources.classes.revision(),
+            resources.namespaces.revision(),
+        ];
+        let memo = &mut self.memos.hosts;
+        self.doors.step(from, |_| {
+            entrances::collect(resources, proxies, routes, memo)
+        })
+    }
+
+    fn entrances(
+        &mut self,
+        doors: &Doors,
+        proxies: &Proxies,
+        policies: &PolicyIndex<'_>,
+        before: Option<&Snapshot>,
+        findings: &mut Vec<Finding>,
+    ) -> Vec<Arc<Entrance>> {
+        let mut entrances = Vec::with_capacity(doors.all.len());
+        for door in &doors.all {
+            let Some(entry) = proxies.find(&door.namespace, &door.name) else {
+                continue;
+            };
+            let attached = policies.at_gateway(entry);
+            let authorization =
+                policies::compile(&attached, &self.mesh, &mut self.memos.policies, findings);
+            let new = Entrance {
+                proxy: Arc::clone(&entry.proxy),
+                address: door.address,
+                port: door.port,
+                hosts: Arc::clone(&door.hosts),
+                authorization,
+            };
+            let known = before.into_iter().flat_map(|snapshot| &snapshot.entrances);
+            let same = known.into_iter().find(|old| {
+                Arc::ptr_eq(&old.proxy, &new.proxy)
+                    && (old.address, old.port) == (new.address, new.port)
+                    && Arc::ptr_eq(&old.hosts, &new.hosts)
+                    && Arc::ptr_eq(&old.authorization, &new.authorization)
+            });
+            entrances.push(same.map_or_else(|| Arc::new(new.clone()), Arc::clone));
+        }
+        entrances
+    }
 }

@@ -1,0 +1,357 @@
+//! Endpoints behind the ports of services: from EndpointSlices, or from the Pods themselves where a
+//! service with a selector has no EndpointSlice at all (a folder written by hand).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::memo::{Memo, reuse};
+use super::services::{ServiceEntry, Services};
+use super::workloads::{PodEntry, Pods};
+use crate::finding::Finding;
+use crate::mesh::MeshSettings;
+use crate::names::ObjectRef;
+use crate::resource::EndpointSlice;
+use crate::resource::core::{
+    AddressType, IntOrString, ServicePort as WrittenPort, SliceEndpoint, TransportProtocol,
+};
+use crate::resource::meta::is_subset;
+use crate::service::{Cluster, ClusterId, Endpoint, Transport};
+use crate::store::{Entry, Resources};
+use crate::workload::{TunnelProtocol, Workload};
+
+/// The port on which workloads take HBONE.
+pub(super) const HBONE_PORT: u16 = 15008;
+
+/// The clusters of one service, and what is wrong with its endpoints.
+#[derive(Debug, Default)]
+pub(super) struct ServiceClusters {
+    clusters: Vec<Arc<Cluster>>,
+    findings: Vec<Finding>,
+}
+
+/// Remembered by the revisions of the service, its slices and their Pods.
+pub(super) type ClusterMemo = Memo<Vec<u64>, ServiceClusters>;
+
+/// All clusters of services.
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    pub(super) by_id: HashMap<ClusterId, Arc<Cluster>>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// A slice with its name.
+type NamedSlice<'a> = (&'a Arc<str>, &'a Arc<str>, &'a Entry<EndpointSlice>);
+
+pub(super) fn collect(
+    resources: &Resources,
+    mesh: &MeshSettings,
+    services: &Services,
+    pods: &Pods,
+    before: &Clusters,
+    memo: &mut ClusterMemo,
+) -> Clusters {
+    let slices = slices_by_service(resources);
+    let selectable = Selectable::new(pods);
+    let mut all = Clusters::default();
+    for entry in services.iter() {
+        let service = &entry.service;
+        let own = slices.get(&(&*service.namespace, &*service.name));
+        let sources = match own {
+            Some(slices) => Sources::Slices(slices),
+            None => Sources::Pods(selectable.of(entry)),
+        };
+        let builder = Builder {
+            entry,
+            mesh,
+            pods,
+            before,
+        };
+        let made = memo.get(sources.key(entry, pods), |_| builder.build(&sources));
+        for cluster in &made.clusters {
+            all.by_id.insert(cluster.id, Arc::clone(cluster));
+        }
+        all.findings.extend(made.findings.iter().cloned());
+    }
+    memo.end_round();
+    all
+}
+
+fn slices_by_service(resources: &Resources) -> HashMap<(&str, &str), Vec<NamedSlice<'_>>> {
+    let mut slices: HashMap<(&str, &str), Vec<NamedSlice<'_>>> = HashMap::new();
+    for (namespace, name, entry) in resources.slices.iter() {
+        if let Some(service) = entry
+            .object
+            .metadata
+            .labels
+            .get("kubernetes.io/service-name")
+        {
+            slices
+                .entry((namespace, service))
+                .or_default()
+                .push((namespace, name, entry));
+        }
+    }
+    slices
+}
+
+/// Where the endpoints of a service come from.
+enum Sources<'a> {
+    Slices(&'a [NamedSlice<'a>]),
+    Pods(Vec<&'a PodEntry>),
+}
+
+impl Sources<'_> {
+    /// Revisions of all that the clusters depend on.
+    fn key(&self, entry: &ServiceEntry, pods: &Pods) -> Vec<u64> {
+        let mut key = vec![entry.revision];
+        match self {
+            Sources::Slices(slices) => {
+                for (namespace, _, slice) in *slices {
+                    key.push(slice.revision);
+                    for endpoint in &slice.object.endpoints {
+                        // 0 is no revision: an endpoint whose Pod is not known.
+                        key.push(pod_of(endpoint, namespace, pods).map_or(0, |pod| pod.revision));
+                    }
+                }
+            }
+            Sources::Pods(selected) => key.extend(selected.iter().map(|pod| pod.revision)),
+        }
+        key
+    }
+}
+
+fn pod_of<'a>(endpoint: &SliceEndpoint, namespace: &str, pods: &'a Pods) -> Option<&'a PodEntry> {
+    let target = endpoint.target_ref.as_ref().filter(|t| t.kind == "Pod")?;
+    let namespace = match target.namespace.as_str() {
+        "" => namespace,
+        namespace => namespace,
+    };
+    pods.get(namespace, &target.name)
+}
+
+/// Pods by one label, so that a selector need not look at all of them.
+struct Selectable<'a> {
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a PodEntry>>,
+}
+
+impl<'a> Selectable<'a> {
+    fn new(pods: &'a Pods) -> Self {
+        let mut by_label: HashMap<_, Vec<_>> = HashMap::new();
+        for entry in pods.iter() {
+            for (key, value) in &entry.pod.metadata.labels {
+                by_label
+                    .entry((&*entry.namespace, key.as_str(), value.as_str()))
+                    .or_default()
+                    .push(entry);
+            }
+        }
+        Self { by_label }
+    }
+
+    fn of(&self, entry: &ServiceEntry) -> Vec<&'a PodEntry> {
+        let selector = &entry.written.spec.selector;
+        let Some((key, value)) = selector.first_key_value() else {
+            return Vec::new();
+        };
+        let candidates =
+            self.by_label
+                .get(&(&*entry.service.namespace, key.as_str(), value.as_str()));
+        candidates
+            .into_iter()
+            .flatten()
+            .filter(|pod| is_subset(selector, &pod.pod.metadata.labels))
+            .copied()
+            .collect()
+    }
+}
+
+struct Builder<'a> {
+    entry: &'a ServiceEntry,
+    mesh: &'a MeshSettings,
+    pods: &'a Pods,
+    before: &'a Clusters,
+}
+
+impl Builder<'_> {
+    fn build(&self, sources: &Sources<'_>) -> ServiceClusters {
+        let mut made = ServiceClusters::default();
+        let service = &self.entry.service;
+        for (port, id) in service.ports.iter().zip(&self.entry.clusters) {
+            let written = self
+                .entry
+                .written
+                .spec
+                .ports
+                .iter()
+                .find(|w| w.port == port.port && w.protocol == TransportProtocol::Tcp);
+            let Some(written) = written else {
+                continue;
+            };
+            let endpoints = match sources {
+                Sources::Slices(slices) => self.from_slices(slices, written, &mut made.findings),
+                Sources::Pods(pods) => self.from_pods(pods, written),
+            };
+            let before = self.before.by_id.get(id);
+            let cluster = Cluster {
+                id: *id,
+                name: format!("outbound|{}||{}", port.port, service.hostname).into(),
+                service: Some(Arc::clone(service)),
+                port: port.port,
+                protocol: port.protocol,
+                endpoints: same_endpoints(endpoints, before),
+                connect_timeout_ms: self.mesh.connect_timeout_ms,
+            };
+            made.clusters.push(reuse(before, cluster));
+        }
+        made.findings.sort();
+        made.findings.dedup();
+        made
+    }
+
+    fn from_slices(
+        &self,
+        slices: &[NamedSlice<'_>],
+        port: &WrittenPort,
+        findings: &mut Vec<Finding>,
+    ) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for (namespace, name, entry) in slices {
+            let slice = &entry.object;
+            let object = || ObjectRef::new("EndpointSlice", namespace, name);
+            if slice.address_type == AddressType::Fqdn {
+                findings.push(
+                    Finding::error("endpoints of type FQDN are not yet supported")
+                        .on(object())
+                        .field("addressType"),
+                );
+                continue;
+            }
+            let matching = slice
+                .ports
+                .iter()
+                .find(|p| p.name == port.name && p.protocol == TransportProtocol::Tcp);
+            let Some(target) = matching.and_then(|p| p.port) else {
+                continue;
+            };
+            for (e, endpoint) in slice.endpoints.iter().enumerate() {
+                let ready = endpoint.conditions.ready.unwrap_or(true)
+                    || self.entry.written.spec.publish_not_ready_addresses;
+                // All addresses of an endpoint are the same endpoint; Kubernetes says to use the first.
+                let Some(text) = endpoint.addresses.first().filter(|_| ready) else {
+                    continue;
+                };
+                let Ok(ip) = text.parse::<IpAddr>() else {
+                    findings.push(
+                        Finding::error(format!("`{text}` is not an address; it is no endpoint"))
+                            .on(object())
+                            .field(format!("endpoints[{e}].addresses[0]")),
+                    );
+                    continue;
+                };
+                let workload =
+                    pod_of(endpoint, namespace, self.pods).and_then(|pod| pod.workload.as_ref());
+                let zone = endpoint.zone.as_deref().unwrap_or_default();
+                push(&mut endpoints, endpoint_at(ip, target, workload, zone));
+            }
+        }
+        let carries = |entry: &EndpointSlice| entry.ports.iter().any(|p| p.name == port.name);
+        if !slices.iter().any(|(_, _, entry)| carries(&entry.object)) {
+            let service = &self.entry.service;
+            findings.push(
+                Finding::error(format!(
+                    "no EndpointSlice has a port named `{}`, so port {} has no endpoints",
+                    port.name, port.port
+                ))
+                .on(ObjectRef::new("Service", &service.namespace, &service.name))
+                .remedy("name the port in the EndpointSlice as in the Service"),
+            );
+        }
+        endpoints
+    }
+
+    fn from_pods(&self, pods: &[&PodEntry], port: &WrittenPort) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        for entry in pods {
+            let Some(workload) = &entry.workload else {
+                continue;
+            };
+            if !workload.ready && !self.entry.written.spec.publish_not_ready_addresses {
+                continue;
+            }
+            if let (Some(ip), Some(target)) =
+                (workload.addresses.first(), target_port(&entry.pod, port))
+            {
+                let zone = Arc::clone(&workload.zone);
+                push(
+                    &mut endpoints,
+                    endpoint_at(*ip, target, Some(workload), &zone),
+                );
+            }
+        }
+        endpoints
+    }
+}
+
+/// The port of a Pod that a service port leads to; `None` where no container has one of that name.
+pub(super) fn target_port(pod: &crate::resource::Pod, port: &WrittenPort) -> Option<u16> {
+    match &port.target_port {
+        None | Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(name)) => pod
+            .spec
+            .containers
+            .iter()
+            .flat_map(|container| &container.ports)
+            .find(|p| p.name == *name && p.protocol == TransportProtocol::Tcp)
+            .map(|p| p.container_port),
+    }
+}
+
+/// An endpoint at an address, reached as its workload is.
+pub(super) fn endpoint_at(
+    ip: IpAddr,
+    port: u16,
+    workload: Option<&Arc<Workload>>,
+    zone: &str,
+) -> Endpoint {
+    let ip = ip.to_canonical();
+    let transport = match workload {
+        Some(workload) if workload.tunnel == TunnelProtocol::Hbone => Transport::Hbone {
+            gateway: SocketAddr::new(ip, HBONE_PORT),
+            identity: workload.identity.clone(),
+        },
+        _ => Transport::Plain,
+    };
+    Endpoint {
+        address: SocketAddr::new(ip, port),
+        transport,
+        zone: match workload {
+            Some(workload) if zone.is_empty() => Arc::clone(&workload.zone),
+            _ => zone.into(),
+        },
+        workload: workload.cloned(),
+    }
+}
+
+fn push(endpoints: &mut Vec<Endpoint>, endpoint: Endpoint) {
+    if endpoints
+        .iter()
+        .all(|known| known.address != endpoint.address)
+    {
+        endpoints.push(endpoint);
+    }
+}
+
+/// Keeps the endpoints that did not change.
+fn same_endpoints(endpoints: Vec<Endpoint>, before: Option<&Arc<Cluster>>) -> Vec<Arc<Endpoint>> {
+    let known: HashMap<SocketAddr, &Arc<Endpoint>> = before
+        .into_iter()
+        .flat_map(|cluster| &cluster.endpoints)
+        .map(|endpoint| (endpoint.address, endpoint))
+        .collect();
+    endpoints
+        .into_iter()
+        .map(|endpoint| reuse(known.get(&endpoint.address).copied(), endpoint))
+        .collect()
+}

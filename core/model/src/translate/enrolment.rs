@@ -1,0 +1,238 @@
+//! Which waypoint serves what, exactly as Istio tells (pilot, `fetchWaypointForTarget`): the object's
+//! own label, else its namespace's; never a fallback from a waypoint that is named and missing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::clusters::HBONE_PORT;
+use super::proxies::{Proxies, ProxyEntry, admits, role_of};
+use crate::finding::Finding;
+use crate::names::ObjectRef;
+use crate::resource::Pod;
+use crate::resource::gateway::AllowedRoutes;
+use crate::snapshot::ProxyRole;
+use crate::store::Resources;
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const CANARY: &str = "istio.io/use-waypoint-canary";
+const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
+
+/// What came of an object's enrolment.
+#[derive(Clone, Debug)]
+pub(super) enum Enrolment<'a> {
+    /// A waypoint of this process serves it.
+    Here(&'a ProxyEntry),
+    /// A waypoint that another process plays serves it.
+    Elsewhere(Arc<str>),
+    /// Nothing does.
+    Nowhere(Arc<str>),
+}
+
+/// What is addressed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Traffic {
+    Service,
+    Workload,
+}
+
+/// Finds the waypoint of services and workloads.
+pub(super) struct Enroller<'a> {
+    pub(super) resources: &'a Resources,
+    pub(super) proxies: &'a Proxies,
+}
+
+impl<'a> Enroller<'a> {
+    pub(super) fn service(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        findings: &mut Vec<Finding>,
+    ) -> Enrolment<'a> {
+        // Istio's own gateways never stand behind a waypoint.
+        if matches!(
+            labels.get("gateway.istio.io/managed").map(String::as_str),
+            Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")
+        ) {
+            return Enrolment::Nowhere("it is itself a waypoint or gateway".into());
+        }
+        let object = ObjectRef::new("Service", namespace, name);
+        self.find(Traffic::Service, &object, labels, findings)
+    }
+
+    pub(super) fn workload(
+        &self,
+        namespace: &str,
+        name: &str,
+        pod: &Pod,
+        findings: &mut Vec<Finding>,
+    ) -> Enrolment<'a> {
+        let labels = &pod.metadata.labels;
+        let instance = labels
+            .get("gateway.networking.k8s.io/gateway-name")
+            .and_then(|gateway| self.resources.gateways.get(namespace, gateway));
+        let of_waypoint = instance.is_some_and(|gateway| {
+            role_of(&gateway.object.spec.gateway_class_name, self.resources)
+                == Some(ProxyRole::Waypoint)
+        });
+        if of_waypoint {
+            return Enrolment::Nowhere("it is itself a waypoint".into());
+        }
+        let object = ObjectRef::new("Pod", namespace, name);
+        self.find(Traffic::Workload, &object, labels, findings)
+    }
+
+    fn find(
+        &self,
+        traffic: Traffic,
+        object: &ObjectRef,
+        labels: &BTreeMap<String, String>,
+        findings: &mut Vec<Finding>,
+    ) -> Enrolment<'a> {
+        let namespace = &*object.namespace;
+        if labels.contains_key(USE_WAYPOINT) {
+            return self.labelled(traffic, object, namespace, labels, findings);
+        }
+        let Some(entry) = self.resources.namespaces.get("", namespace) else {
+            return not_enrolled();
+        };
+        let holder = ObjectRef::new("Namespace", "", namespace);
+        self.labelled(
+            traffic,
+            &holder,
+            namespace,
+            &entry.object.metadata.labels,
+            findings,
+        )
+    }
+
+    /// Follows the labels of `holder`: the object itself or its namespace.
+    fn labelled(
+        &self,
+        traffic: Traffic,
+        holder: &ObjectRef,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        findings: &mut Vec<Finding>,
+    ) -> Enrolment<'a> {
+        let Some(name) = labels.get(USE_WAYPOINT) else {
+            return not_enrolled();
+        };
+        if name == "none" {
+            return Enrolment::Nowhere(format!("{USE_WAYPOINT} is none").into());
+        }
+        let place = |key: &str| labels.get(key).map_or(namespace, String::as_str);
+        let inherited = &*holder.kind == "Namespace";
+        let primary = self.candidate(traffic, place(USE_WAYPOINT_NAMESPACE), name, namespace);
+        // A canary takes its share of the connections without being the service's waypoint.
+        let canary = labels
+            .get(CANARY)
+            .filter(|canary| *canary != "none")
+            .map(|name| self.candidate(traffic, place(CANARY_NAMESPACE), name, namespace));
+        if let Some(finding) = primary.finding(inherited) {
+            findings.push(
+                finding
+                    .on(holder)
+                    .field(format!("metadata.labels.{USE_WAYPOINT}")),
+            );
+        }
+        if let Some(finding) = canary.as_ref().and_then(|c| c.finding(inherited)) {
+            findings.push(
+                finding
+                    .on(holder)
+                    .field(format!("metadata.labels.{CANARY}")),
+            );
+        }
+        match (primary, canary) {
+            (Candidate::Here(entry), _) | (_, Some(Candidate::Here(entry))) => {
+                Enrolment::Here(entry)
+            }
+            (Candidate::Elsewhere(reason), _) => Enrolment::Elsewhere(reason),
+            (Candidate::Missing(reason) | Candidate::WrongTraffic(reason), _) => {
+                Enrolment::Nowhere(reason)
+            }
+        }
+    }
+
+    fn candidate(
+        &self,
+        traffic: Traffic,
+        waypoint_namespace: &str,
+        waypoint: &str,
+        namespace: &str,
+    ) -> Candidate<'a> {
+        let label = format!("{waypoint_namespace}/{waypoint}");
+        let Some(gateway) = self.resources.gateways.get(waypoint_namespace, waypoint) else {
+            return Candidate::Missing(
+                format!("its waypoint {label} does not exist, and there is no fallback").into(),
+            );
+        };
+        if role_of(&gateway.object.spec.gateway_class_name, self.resources)
+            == Some(ProxyRole::Gateway)
+        {
+            return Candidate::Missing(
+                format!("its waypoint {label} is a gateway, not a waypoint").into(),
+            );
+        }
+        let Some(entry) = self.proxies.find(waypoint_namespace, waypoint) else {
+            return Candidate::Elsewhere(
+                format!("its waypoint {label} is not played by this process").into(),
+            );
+        };
+        let listeners = &entry.gateway.spec.listeners;
+        let listener = listeners
+            .iter()
+            .find(|listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT);
+        let default = AllowedRoutes::default();
+        let allowed = listener.map_or(&default, |listener| &listener.allowed_routes);
+        if !admits(allowed, waypoint_namespace, namespace, self.resources) {
+            return Candidate::Missing(
+                format!("the listener of its waypoint {label} does not allow its namespace").into(),
+            );
+        }
+        let serves = match traffic {
+            Traffic::Service => entry.serves.services,
+            Traffic::Workload => entry.serves.workloads,
+        };
+        if !serves {
+            let what = match traffic {
+                Traffic::Service => "services",
+                Traffic::Workload => "workloads",
+            };
+            return Candidate::WrongTraffic(
+                format!("its waypoint {label} is not for {what} (istio.io/waypoint-for)").into(),
+            );
+        }
+        Candidate::Here(entry)
+    }
+}
+
+fn not_enrolled<'a>() -> Enrolment<'a> {
+    Enrolment::Nowhere("it has no waypoint".into())
+}
+
+/// A waypoint that a label names.
+enum Candidate<'a> {
+    Here(&'a ProxyEntry),
+    Elsewhere(Arc<str>),
+    Missing(Arc<str>),
+    WrongTraffic(Arc<str>),
+}
+
+impl Candidate<'_> {
+    /// What to say about it. A namespace's label may well name a waypoint that is for the other
+    /// traffic only; an object's own label may not.
+    fn finding(&self, inherited: bool) -> Option<Finding> {
+        match self {
+            Self::Missing(reason) => Some(
+                Finding::error(format!("not served: {reason}"))
+                    .remedy("correct the label, or add the waypoint"),
+            ),
+            Self::WrongTraffic(reason) if !inherited => {
+                Some(Finding::error(format!("not served: {reason}")))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! What gateways listen on: HTTP listeners merged by port, with the routes of each host.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::memo::Memo;
+use super::proxies::{Proxies, ProxyEntry, admits};
+use super::routes::{self, AttachedRoute, RouteIndex};
+use crate::finding::Finding;
+use crate::names::{Hostname, ObjectRef};
+use crate::resource::GATEWAY_GROUP;
+use crate::resource::gateway::{Gateway, Listener};
+use crate::route::Routes;
+use crate::snapshot::HostTable;
+use crate::store::Resources;
+
+/// A host as listeners and routes name it. Ordered so that the most specific comes first.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum HostPattern {
+    Exact(Arc<str>),
+    /// The suffix with its leading dot.
+    Wildcard(Arc<str>),
+    Any,
+}
+
+impl HostPattern {
+    fn parse(text: Option<&str>) -> Self {
+        let text = text.unwrap_or_default().to_ascii_lowercase();
+        let text = text.strip_suffix('.').unwrap_or(&text);
+        match text {
+            "" | "*" => Self::Any,
+            _ => match text.strip_prefix('*') {
+                Some(suffix) => Self::Wildcard(suffix.into()),
+                None => Self::Exact(text.into()),
+            },
+        }
+    }
+
+    /// Whether every host of the other is also one of this.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Wildcard(suffix), Self::Wildcard(other)) => other.ends_with(&**suffix),
+            (Self::Wildcard(suffix), Self::Exact(host)) => {
+                host.len() > suffix.len() && host.ends_with(&**suffix)
+            }
+            (Self::Exact(host), Self::Exact(other)) => host == other,
+            _ => false,
+        }
+    }
+
+    fn intersection(&self, other: &Self) -> Option<Self> {
+        if self.covers(other) {
+            return Some(other.clone());
+        }
+        other.covers(self).then(|| self.clone())
+    }
+}
+
+/// One port of one gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) hosts: Arc<HostTable>,
+}
+
+/// All doors.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    pub(super) all: Vec<Door>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// What was remembered about hosts.
+#[derive(Debug, Default)]
+pub(super) struct HostMemo {
+    /// By the hosts and the routes of each.
+    tables: Memo<Vec<(HostPattern, Vec<u64>)>, HostTable>,
+    /// The routes of one host.
+    routes: Memo<Vec<u64>, Routes>,
+}
+
+/// A listener that is served, with its hosts.
+struct Open<'a> {
+    index: usize,
+    listener: &'a Listener,
+    pattern: HostPattern,
+}
+
+pub(super) fn collect(
+    resources: &Resources,
+    proxies: &Proxies,
+    routes: &RouteIndex,
+    memo: &mut HostMemo,
+) -> Doors {
+    let mut doors = Doors::default();
+    // Who came first keeps a port: the older Gateway, then the first by name.
+    let mut gateways: Vec<&ProxyEntry> = proxies
+        .played
+        .iter()
+        .filter(|entry| !entry.is_waypoint())
+        .collect();
+    gateways.sort_by_key(|entry| {
+        (
+            entry.gateway.metadata.creation_timestamp.clone(),
+            Arc::clone(&entry.proxy.namespace),
+            Arc::clone(&entry.proxy.name),
+        )
+    });
+    let mut taken: HashMap<(IpAddr, u16), ObjectRef> = HashMap::new();
+    for entry in gateways {
+        let address = bind_address(entry, &mut doors.findings);
+        let mut by_port: BTreeMap<u16, Vec<Open<'_>>> = BTreeMap::new();
+        for (index, listener) in entry.gateway.spec.listeners.iter().enumerate() {
+            if let Some(open) = open(entry, index, listener, &mut doors.findings) {
+                by_port.entry(listener.port).or_default().push(open);
+            }
+        }
+        let key = (
+            Arc::clone(&entry.proxy.namespace),
+            Arc::clone(&entry.proxy.name),
+        );
+        let attached = routes.gateways.get(&key).map_or(&[][..], Vec::as_slice);
+        let mut reached = vec![Miss::NoListener; attached.len()];
+        for (port, mut listeners) in by_port {
+            drop_twins(entry, &mut listeners, &mut doors.findings);
+            let rival = taken
+                .iter()
+                .find(|((other, p), _)| *p == port && overlaps(*other, address))
+                .map(|(_, object)| object.clone());
+            if let Some(rival) = rival {
+                doors.findings.push(
+                    Finding::error(format!(
+                        "port {port} of {address} already belongs to {rival}; it is not served here"
+                    ))
+                    .on(entry.object())
+                    .field(format!("spec.listeners[{}].port", listeners[0].index))
+                    .remedy("use another port, or name different spec.addresses"),
+                );
+                continue;
+            }
+            taken.insert((address, port), entry.object());
+            let by_host = by_host(resources, entry, &listeners, attached, &mut reached);
+            let key = by_host
+                .iter()
+                .map(|(host, routes)| (host.clone(), routes::serials(routes)))
+                .collect();
+            let HostMemo {
+                tables,
+                routes: of_host,
+            } = &mut *memo;
+            doors.all.push(Door {
+                namespace: Arc::clone(&entry.proxy.namespace),
+                name: Arc::clone(&entry.proxy.name),
+                address,
+                port,
+                hosts: tables.get(key, |_| host_table(&by_host, of_host)),
+            });
+        }
+        for (route, miss) in attached.iter().zip(reached) {
+            doors.findings.extend(miss.finding(route, entry));
+        }
+    }
+    memo.tables.end_round();
+    memo.routes.end_round();
+    judge_parents(resources, proxies, routes, &mut doors.findings);
+    doors
+}
+
+fn bind_address(entry: &ProxyEntry, findings: &mut Vec<Finding>) -> IpAddr {
+    let mut chosen = None;
+    for (a, address) in entry.gateway.spec.addresses.iter().enumerate() {
+        let at = format!("spec.addresses[{a}]");
+        let parsed = match address.kind.as_str() {
+            "IPAddress" => address.value.parse::<IpAddr>().ok(),
+            _ => None,
+        };
+        match parsed {
+            Some(ip) if chosen.is_none() => chosen = Some(ip),
+            Some(_) => findings.push(
+                Finding::error("only the first address is bound")
+                    .on(entry.object())
+                    .field(at),
+            ),
+            None => findings.push(
+                Finding::error(format!(
+                    "`{}` of type {} is no address that can be bound; it is ignored",
+                    address.value, address.kind
+                ))
+                .on(entry.object())
+                .field(at),
+            ),
+        }
+    }
+    chosen.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Whether two binds would collide: equal addresses, or one that stands for all.
+fn overlaps(one: IpAddr, other: IpAddr) -> bool {
+    let all = |ip: IpAddr| ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let all_v4 = |ip: IpAddr| ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    one == other
+        || all(one)
+        || all(other)
+        || (all_v4(one) && other.is_ipv4())
+        || (all_v4(other) && one.is_ipv4())
+}
+
+fn open<'a>(
+    entry: &ProxyEntry,
+    index: usize,
+    listener: &'a Listener,
+    findings: &mut Vec<Finding>,
+) -> Option<Open<'a>> {
+    if listener.protocol != "HTTP" {
+        findings.push(
+            Finding::error(format!(
+                "a listener of protocol {} is not yet supported; nothing listens for it",
+                listener.protocol
+            ))
+            .on(entry.object())
+            .field(format!("spec.listeners[{index}].protocol")),
+        );
+        return None;
+    }
+    let takes_http_routes = listener.allowed_routes.kinds.is_empty()
+        || listener
+            .allowed_routes
+            .kinds
+            .iter()
+            .any(|kind| kind.kind == "HTTPRoute" && kind.group == GATEWAY_GROUP);
+    if !takes_http_routes {
+        findings.push(
+            Finding::error("only HTTPRoute is supported as yet; no route attaches")
+                .on(entry.object())
+                .field(format!("spec.listeners[{index}].allowedRoutes.kinds")),
+        );
+    }
+    Some(Open {
+        index,
+        listener,
+        pattern: HostPattern::parse(listener.hostname.as_deref()),
+    })
+}
+
+/// Of two listeners for the same host on the same port, the first counts.
+fn drop_twins(entry: &ProxyEntry, listeners: &mut Vec<Open<'_>>, findings: &mut Vec<Finding>) {
+    let mut seen: Vec<HostPattern> = Vec::new();
+    listeners.retain(|open| {
+        let is_new = !seen.contains(&open.pattern);
+        if is_new {
+            seen.push(open.pattern.clone());
+        } else {
+            findings.push(
+                Finding::error(format!(
+                    "an earlier listener has the same port and hostname; the listener `{}` is not served",
+                    open.listener.name
+                ))
+                .on(entry.object())
+                .field(format!("spec.listeners[{}]", open.index)),
+            );
+        }
+        is_new
+    });
+}
+
+/// How far a route came towards a listener.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Miss {
+    NoListener,
+    NotAllowed,
+    NoHost,
+    Attached,
+}
+
+impl Miss {
+    fn finding(self, route: &AttachedRoute, entry: &ProxyEntry) -> Option<Finding> {
+        let gateway = entry.object();
+        let reason = match self {
+            Self::Attached => return None,
+            Self::NoListener => format!("{gateway} serves no listener of this name and port"),
+            Self::NotAllowed => {
+                format!("the listeners of {gateway} do not allow HTTPRoutes of this namespace")
+            }
+            Self::NoHost => {
+                format!("the listeners of {gateway} have no hostname in common with the route")
+            }
+        };
+        Some(
+            Finding::error(format!("{reason}; the route does not attach to it"))
+                .on(&route.object)
+                .field(format!("spec.parentRefs[{}]", route.parent)),
+        )
+    }
+}
+
+/// The routes of every host that something is said about. A listener's own host is always among
+/// them, so that a host which it claims never falls through to a less specific listener.
+fn by_host<'r>(
+    resources: &Resources,
+    entry: &ProxyEntry,
+    listeners: &[Open<'_>],
+    attached: &'r [AttachedRoute],
+    reached: &mut [Miss],
+) -> BTreeMap<HostPattern, Vec<&'r AttachedRoute>> {
+    let mut by_host: BTreeMap<HostPattern, Vec<&AttachedRoute>> = listeners
+        .iter()
+        .map(|open| (open.pattern.clone(), Vec::new()))
+        .collect();
+    for open in listeners {
+        for (route, reached) in attached.iter().zip(reached.iter_mut()) {
+            let listener = open.listener;
+            let named = route
+                .section
+                .as_deref()
+                .is_none_or(|name| name == listener.name)
+                && route.port.is_none_or(|port| port == listener.port);
+            if !named {
+                continue;
+            }
+            let kinds = &listener.allowed_routes.kinds;
+            let kind = kinds.is_empty()
+                || kinds
+                    .iter()
+                    .any(|kind| kind.kind == "HTTPRoute" && kind.group == GATEWAY_GROUP);
+            if !kind
+                || !admits(
+                    &listener.allowed_routes,
+                    &entry.proxy.namespace,
+                    &route.object.namespace,
+                    resources,
+                )
+            {
+                *reached = (*reached).max(Miss::NotAllowed);
+                continue;
+            }
+            *reached = (*reached).max(Miss::NoHost);
+            let hosts: Vec<HostPattern> = if route.hostnames.is_empty() {
+                vec![HostPattern::Any]
+            } else {
+                let hosts = route.hostnames.iter();
+                hosts.map(|host| HostPattern::parse(Some(host))).collect()
+            };
+            for host in hosts {
+                let Some(host) = open.pattern.intersection(&host) else {
+                    continue;
+                };
+                *reached = Miss::Attached;
+                // A more specific listener that has this whole host to itself takes it.
+                let taken = listeners.iter().any(|other| {
+                    other.pattern != open.pattern
+                        && open.pattern.covers(&other.pattern)
+                        && other.pattern.covers(&host)
+                });
+                if !taken {
+                    by_host.entry(host).or_default().push(route);
+                }
+            }
+        }
+    }
+    by_host
+}
+
+fn host_table(
+    by_host: &BTreeMap<HostPattern, Vec<&AttachedRoute>>,
+    memo: &mut Memo<Vec<u64>, Routes>,
+) -> HostTable {
+    let mut table = HostTable::default();
+    for (host, routes) in by_host {
+        let routes = memo.get(routes::serials(routes), |_| Routes {
+            producer: Arc::new(routes::build(routes)),
+            consumers: Vec::new(),
+        });
+        match host {
+            HostPattern::Exact(host) => {
+                table.exact.insert(Hostname::new(host), routes);
+            }
+            HostPattern::Wildcard(suffix) => table.wildcards.push((Arc::clone(suffix), routes)),
+            HostPattern::Any => table.any = Some(routes),
+        }
+    }
+    table
+        .wildcards
+        .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+    table
+}
+
+/// Routes whose Gateway does not exist, or takes no routes.
+fn judge_parents(
+    resources: &Resources,
+    proxies: &Proxies,
+    routes: &RouteIndex,
+    findings: &mut Vec<Finding>,
+) {
+    for ((namespace, name), attached) in &routes.gateways {
+        let gateway: Option<&Arc<Gateway>> = resources
+            .gateways
+            .get(namespace, name)
+            .map(|entry| &entry.object);
+        let reason = match (gateway, proxies.find(namespace, name)) {
+            (None, _) => format!("the Gateway {namespace}/{name} does not exist"),
+            (Some(_), Some(entry)) if entry.is_waypoint() => format!(
+                "the Gateway {namespace}/{name} is a waypoint, where routes attach to Services"
+            ),
+            _ => continue,
+        };
+        for route in attached {
+            findings.push(
+                Finding::error(format!("{reason}; the route does not attach to it"))
+                    .on(&route.object)
+                    .field(format!("spec.parentRefs[{}]", route.parent)),
+            );
+        }
+    }
+}

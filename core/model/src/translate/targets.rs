@@ -1,0 +1,375 @@
+//! What tunnels may lead to: the ports of enrolled services and workloads.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::clusters::{HBONE_PORT, endpoint_at, target_port};
+use super::enrolment::{Enroller, Enrolment};
+use super::ids::{ClusterIds, Subject};
+use super::memo::reuse;
+use super::policies::{self, PolicyIndex, PolicyMemo, ServiceState};
+use super::proxies::ProxyEntry;
+use super::routes::{AttachedRoute, RouteIndex, RouteMemo};
+use super::services::{ServiceEntry, Services};
+use super::workloads::{PodEntry, Pods};
+use crate::finding::Finding;
+use crate::mesh::MeshSettings;
+use crate::names::ObjectRef;
+use crate::resource::core::TransportProtocol;
+use crate::service::{AppProtocol, Cluster, ClusterId};
+use crate::snapshot::{Snapshot, Target, Tunnels};
+use crate::store::Resources;
+
+/// Where each service stands.
+pub(super) struct Enrolments<'a> {
+    by_service: HashMap<(&'a str, &'a str), Enrolment<'a>>,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl<'a> Enrolments<'a> {
+    pub(super) fn new(services: &'a Services, enroller: &Enroller<'a>) -> Self {
+        let mut findings = Vec::new();
+        let mut by_service = HashMap::new();
+        for entry in services.iter() {
+            let service = &entry.service;
+            let labels = &entry.written.metadata.labels;
+            let enrolment =
+                enroller.service(&service.namespace, &service.name, labels, &mut findings);
+            if entry.is_external_name() && matches!(enrolment, Enrolment::Here(_)) {
+                findings.push(
+                    Finding::error("ExternalName is not yet supported; the service is not served")
+                        .on(ObjectRef::new("Service", &service.namespace, &service.name))
+                        .field("spec.type"),
+                );
+            }
+            by_service.insert((&*service.namespace, &*service.name), enrolment);
+        }
+        Self {
+            by_service,
+            findings,
+        }
+    }
+
+    /// For whoever attaches something to the service.
+    pub(super) fn state(&self, namespace: &str, name: &str) -> ServiceState {
+        match self.by_service.get(&(namespace, name)) {
+            None => ServiceState::Missing,
+            Some(Enrolment::Here(_) | Enrolment::Elsewhere(_)) => ServiceState::Served,
+            Some(Enrolment::Nowhere(reason)) => ServiceState::Unserved(Arc::clone(reason)),
+        }
+    }
+}
+
+/// Builds the targets of one round.
+pub(super) struct Targets<'a> {
+    pub(super) resources: &'a Resources,
+    pub(super) mesh: &'a MeshSettings,
+    pub(super) services: &'a Services,
+    pub(super) pods: &'a Pods,
+    pub(super) routes: &'a RouteIndex,
+    pub(super) policies: &'a PolicyIndex<'a>,
+    pub(super) before: Option<&'a Snapshot>,
+    pub(super) tunnels: Tunnels,
+    /// The targets of the last round, and those of this one.
+    pub(super) targets_before: &'a HashMap<ClusterId, Arc<Target>>,
+    pub(super) targets: HashMap<ClusterId, Arc<Target>>,
+    /// Clusters of workloads addressed directly.
+    pub(super) clusters: HashMap<ClusterId, Arc<Cluster>>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// What is remembered from round to round.
+pub(super) struct TargetMemos<'m> {
+    pub(super) routes: &'m mut RouteMemo,
+    pub(super) policies: &'m mut PolicyMemo,
+    pub(super) ids: &'m mut ClusterIds,
+}
+
+impl Targets<'_> {
+    pub(super) fn add_services(
+        &mut self,
+        enrolments: &Enrolments<'_>,
+        memos: &mut TargetMemos<'_>,
+    ) {
+        for entry in self.services.iter() {
+            let service = &entry.service;
+            let key = (&*service.namespace, &*service.name);
+            match enrolments.by_service.get(&key) {
+                Some(Enrolment::Here(proxy)) => self.add_service(entry, proxy, memos),
+                Some(Enrolment::Elsewhere(reason) | Enrolment::Nowhere(reason)) => {
+                    let reason: Arc<str> =
+                        format!("{}/{}: {reason}", service.namespace, service.name).into();
+                    for address in &service.addresses {
+                        self.tunnels.unserved.insert(*address, Arc::clone(&reason));
+                    }
+                }
+                None => {}
+            }
+        }
+        self.judge_parents(enrolments);
+    }
+
+    fn add_service(
+        &mut self,
+        entry: &ServiceEntry,
+        proxy: &ProxyEntry,
+        memos: &mut TargetMemos<'_>,
+    ) {
+        let service = &entry.service;
+        let attached = self
+            .policies
+            .at_waypoint(proxy, Some((&*service.namespace, &*service.name)));
+        let authorization =
+            policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
+        let key = (Arc::clone(&service.namespace), Arc::clone(&service.name));
+        let routes = self
+            .routes
+            .services
+            .get(&key)
+            .map_or(&[][..], Vec::as_slice);
+        for (port, cluster) in service.ports.iter().zip(&entry.clusters) {
+            let of_port: Vec<&AttachedRoute> = routes
+                .iter()
+                .filter(|route| route.port.is_none_or(|wanted| wanted == port.port))
+                .collect();
+            let target = Target {
+                proxy: Arc::clone(&proxy.proxy),
+                service: Some(Arc::clone(service)),
+                workload: None,
+                port: port.port,
+                protocol: port.protocol,
+                routes: memos.routes.target(*cluster, &service.namespace, &of_port),
+                authorization: Arc::clone(&authorization),
+                cluster: *cluster,
+            };
+            let target = self.keep(target);
+            for address in &service.addresses {
+                let key = (Arc::clone(&service.network), *address, port.port);
+                let holder = self
+                    .tunnels
+                    .by_address
+                    .entry(key)
+                    .or_insert_with(|| Arc::clone(&target));
+                if !Arc::ptr_eq(holder, &target) {
+                    self.findings.push(
+                        Finding::error(format!(
+                            "another Service has the address {address}, too; it gets the traffic"
+                        ))
+                        .on(ObjectRef::new("Service", &service.namespace, &service.name))
+                        .field("spec.clusterIP"),
+                    );
+                }
+            }
+            for host in entry.hosts.iter() {
+                self.tunnels
+                    .by_host
+                    .entry(host.clone())
+                    .or_default()
+                    .push((port.port, Arc::clone(&target)));
+            }
+        }
+    }
+
+    /// The old target where nothing of it changed.
+    fn keep(&mut self, target: Target) -> Arc<Target> {
+        let target = match self.targets_before.get(&target.cluster) {
+            Some(old) if is_same(old, &target) => Arc::clone(old),
+            _ => Arc::new(target),
+        };
+        self.targets.insert(target.cluster, Arc::clone(&target));
+        target
+    }
+
+    /// Routes to nowhere.
+    fn judge_parents(&mut self, enrolments: &Enrolments<'_>) {
+        for ((namespace, name), routes) in &self.routes.services {
+            let state = enrolments.state(namespace, name);
+            let service = self.services.get(namespace, name);
+            for route in routes {
+                let reason = match &state {
+                    ServiceState::Missing => {
+                        format!("the Service {namespace}/{name} does not exist")
+                    }
+                    ServiceState::Unserved(reason) => {
+                        format!("nothing routes for the Service {namespace}/{name}: {reason}")
+                    }
+                    ServiceState::Served => match route.port {
+                        Some(port) if service.is_none_or(|s| s.cluster(port).is_none()) => {
+                            format!("the Service {namespace}/{name} has no TCP port {port}")
+                        }
+                        _ => continue,
+                    },
+                };
+                self.findings.push(
+                    Finding::error(format!("{reason}; the route does not attach to it"))
+                        .on(&route.object)
+                        .field(format!("spec.parentRefs[{}]", route.parent)),
+                );
+            }
+        }
+    }
+
+    pub(super) fn add_workloads(&mut self, enroller: &Enroller<'_>, memos: &mut TargetMemos<'_>) {
+        let mut ports: Option<HashMap<(&str, &str), Vec<u16>>> = None;
+        let (pods, services, resources) = (self.pods, self.services, self.resources);
+        for entry in pods.iter() {
+            if entry.workload.is_none() {
+                continue;
+            }
+            let enrolment = enroller.workload(
+                &entry.namespace,
+                &entry.name,
+                &entry.pod,
+                &mut self.findings,
+            );
+            let Enrolment::Here(proxy) = enrolment else {
+                continue;
+            };
+            let known = ports.get_or_insert_with(|| ports_of_slices(resources));
+            let mut own = known
+                .get(&(&*entry.namespace, &*entry.name))
+                .cloned()
+                .unwrap_or_default();
+            own.extend(declared_ports(entry, services));
+            own.sort_unstable();
+            own.dedup();
+            own.retain(|port| *port != HBONE_PORT);
+            for port in own {
+                self.add_workload(entry, port, proxy, memos);
+            }
+        }
+    }
+
+    fn add_workload(
+        &mut self,
+        entry: &PodEntry,
+        port: u16,
+        proxy: &ProxyEntry,
+        memos: &mut TargetMemos<'_>,
+    ) {
+        let Some(workload) = &entry.workload else {
+            return;
+        };
+        let addresses: Vec<IpAddr> = workload
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| {
+                let key = (Arc::clone(&workload.network), *address);
+                self.pods
+                    .workloads
+                    .by_address
+                    .get(&key)
+                    .is_some_and(|at| at.uid == workload.uid)
+            })
+            .collect();
+        let Some(first) = addresses.first() else {
+            return;
+        };
+        let id = memos
+            .ids
+            .of(Subject::Workload, &entry.namespace, &entry.name, port);
+        let endpoint = endpoint_at(*first, port, Some(workload), "");
+        let before = self.before.and_then(|snapshot| snapshot.clusters.get(&id));
+        let known = before.and_then(|cluster| cluster.endpoints.first());
+        let cluster = Cluster {
+            id,
+            name: format!("direct|{port}||{}/{}", entry.namespace, entry.name).into(),
+            service: None,
+            port,
+            protocol: AppProtocol::Undeclared,
+            endpoints: vec![reuse(known, endpoint)],
+            connect_timeout_ms: self.mesh.connect_timeout_ms,
+        };
+        self.clusters.insert(id, reuse(before, cluster));
+        let attached = self.policies.at_waypoint(proxy, None);
+        let authorization =
+            policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
+        let target = Target {
+            proxy: Arc::clone(&proxy.proxy),
+            service: None,
+            workload: Some(Arc::clone(workload)),
+            port,
+            protocol: AppProtocol::Undeclared,
+            routes: memos.routes.target(id, &entry.namespace, &[]),
+            authorization,
+            cluster: id,
+        };
+        let target = self.keep(target);
+        for address in addresses {
+            self.tunnels
+                .by_address
+                .entry((Arc::clone(&workload.network), address, port))
+                .or_insert_with(|| Arc::clone(&target));
+        }
+    }
+}
+
+/// Ports on which EndpointSlices say that a Pod serves.
+fn ports_of_slices(resources: &Resources) -> HashMap<(&str, &str), Vec<u16>> {
+    let mut ports: HashMap<(&str, &str), Vec<u16>> = HashMap::new();
+    for (namespace, _, entry) in resources.slices.iter() {
+        let slice = &entry.object;
+        for endpoint in &slice.endpoints {
+            let Some(target) = endpoint.target_ref.as_ref().filter(|t| t.kind == "Pod") else {
+                continue;
+            };
+            let namespace = match target.namespace.as_str() {
+                "" => &**namespace,
+                namespace => namespace,
+            };
+            ports
+                .entry((namespace, &target.name))
+                .or_default()
+                .extend(slice.ports.iter().filter_map(|port| port.port));
+        }
+    }
+    ports
+}
+
+/// Ports that a Pod's containers declare, and those that services which select it lead to.
+fn declared_ports(entry: &PodEntry, services: &Services) -> Vec<u16> {
+    let containers = entry.pod.spec.containers.iter();
+    let mut ports: Vec<u16> = containers
+        .flat_map(|container| &container.ports)
+        .filter(|port| port.protocol == TransportProtocol::Tcp)
+        .map(|port| port.container_port)
+        .collect();
+    for service in services.within(&entry.namespace) {
+        let selector = &service.written.spec.selector;
+        if selector.is_empty()
+            || !crate::resource::meta::is_subset(selector, &entry.pod.metadata.labels)
+        {
+            continue;
+        }
+        ports.extend(
+            service
+                .written
+                .spec
+                .ports
+                .iter()
+                .filter(|port| port.protocol == TransportProtocol::Tcp)
+                .filter_map(|port| target_port(&entry.pod, port)),
+        );
+    }
+    ports
+}
+
+fn is_same(old: &Target, new: &Target) -> bool {
+    Arc::ptr_eq(&old.proxy, &new.proxy)
+        && same(&old.service, &new.service)
+        && same(&old.workload, &new.workload)
+        && old.port == new.port
+        && old.protocol == new.protocol
+        && Arc::ptr_eq(&old.routes, &new.routes)
+        && Arc::ptr_eq(&old.authorization, &new.authorization)
+}
+
+fn same<T>(old: &Option<Arc<T>>, new: &Option<Arc<T>>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        _ => false,
+    }
+}
