@@ -63,7 +63,8 @@ impl TunnelPool {
     /// Opens a tunnel to `authority` through `gateway`, which must prove to be `expected`.
     ///
     /// A connection with room is reused; otherwise one is dialled, once for all who wait for it.
-    /// A reused connection that fails before it answers is replaced and the CONNECT sent again.
+    /// A reused connection that breaks before it answers is replaced and the CONNECT sent again;
+    /// a stream that the peer reset on a sound connection is its answer.
     pub async fn open(
         &self,
         gateway: SocketAddr,
@@ -86,7 +87,11 @@ impl TunnelPool {
                 .await;
             match opened {
                 Ok(tunnel) => return Ok(tunnel),
-                Err(OpenError::Connection(_)) if place.reused && attempt < MAX_ATTEMPTS => {
+                Err(OpenError::Connection(error))
+                    if place.reused
+                        && attempt < MAX_ATTEMPTS
+                        && (error.is_unprocessed() || !place.client.is_usable()) =>
+                {
                     if !place.client.is_usable() {
                         self.inner.forget(&key, place.id);
                     }

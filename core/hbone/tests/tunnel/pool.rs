@@ -1,12 +1,13 @@
 //! One core's tunnels over as few connections as their peers allow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use wayline_hbone::{Connect, DialFailure, Settings, TunnelError, TunnelPool, TunnelStream};
 use wayline_tls::{CertificateStore, HandshakeError};
@@ -236,6 +237,77 @@ fn a_drained_gateway_is_dialled_anew_and_its_open_tunnels_finish() {
         assert_eq!(gateway.accepted.get(), 2);
         old.write_all(b"x").await.unwrap();
         old.read_exact(&mut [0]).await.unwrap();
+    });
+}
+
+#[test]
+fn a_connection_that_breaks_under_a_connect_is_replaced_unless_it_was_new() {
+    on_a_core(|| async {
+        let mesh = Mesh::new();
+        let cut = Rc::new(OnceCell::<watch::Sender<()>>::new());
+        let connects = Rc::new(Cell::new(0));
+        let gateway = {
+            let (cut, connects) = (Rc::clone(&cut), Rc::clone(&connects));
+            mesh.gateway(&Settings::default(), move || {
+                let (cut, connects) = (Rc::clone(&cut), Rc::clone(&connects));
+                let unanswered = RefCell::new(Vec::new());
+                move |connect: Connect| {
+                    connects.set(connects.get() + 1);
+                    if matches!(connects.get(), 2 | 4) {
+                        unanswered.borrow_mut().push(connect);
+                        cut.get().unwrap().send(()).unwrap();
+                    } else {
+                        spawn_local(echo(connect.respond.accept(HeaderMap::new()).unwrap()));
+                    }
+                }
+            })
+            .await
+        };
+        cut.set(gateway.cut.clone()).unwrap();
+        let pool = TunnelPool::new(mesh.client.clone(), Settings::default());
+
+        let _first = open_at_once(&pool, gateway.address, 1).await;
+        let replaced = open_at_once(&pool, gateway.address, 1).await.remove(0);
+        assert!(replaced.is_ok(), "{replaced:?}");
+        assert_eq!((connects.get(), gateway.accepted.get()), (3, 2));
+
+        pool.clear();
+        let failed = open_at_once(&pool, gateway.address, 1).await.remove(0);
+        assert!(
+            matches!(failed, Err(TunnelError::Connection(_))),
+            "{failed:?}"
+        );
+        assert_eq!((connects.get(), gateway.accepted.get()), (4, 3));
+    });
+}
+
+#[test]
+fn a_reset_on_a_sound_connection_is_an_answer() {
+    on_a_core(|| async {
+        let mesh = Mesh::new();
+        let connects = Rc::new(Cell::new(0));
+        let gateway = {
+            let connects = Rc::clone(&connects);
+            mesh.gateway(&Settings::default(), move || {
+                let connects = Rc::clone(&connects);
+                move |connect: Connect| {
+                    connects.set(connects.get() + 1);
+                    if connects.get() == 1 {
+                        spawn_local(echo(connect.respond.accept(HeaderMap::new()).unwrap()));
+                    }
+                }
+            })
+            .await
+        };
+        let pool = TunnelPool::new(mesh.client.clone(), Settings::default());
+        let _first = open_at_once(&pool, gateway.address, 1).await;
+        let reset = open_at_once(&pool, gateway.address, 1).await.remove(0);
+        assert!(
+            matches!(reset, Err(TunnelError::Connection(_))),
+            "{reset:?}"
+        );
+        assert_eq!(connects.get(), 2);
+        assert_eq!(pool.connections(), 1);
     });
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -157,7 +157,54 @@ fn a_stalled_client_stops_the_server_too() {
 }
 
 #[test]
-fn reading_in_place_gives_window_back_only_for_what_is_consumed() {
+fn what_is_looked_at_and_not_consumed_keeps_its_window() {
+    on_a_core(|| async {
+        let settings = Settings {
+            stream_window: 64 * 1024,
+            ..small_windows()
+        };
+        let window = settings.stream_window as usize;
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (look, looked) = oneshot::channel();
+        let look = RefCell::new(Some(look));
+        let handler = move |connect: Connect| {
+            let mut tunnel = connect.respond.accept(HeaderMap::new()).unwrap();
+            let Some(look) = look.borrow_mut().take() else {
+                spawn_local(echo(tunnel));
+                return;
+            };
+            spawn_local(async move {
+                tunnel.fill_buf().await.unwrap();
+                look.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        };
+        spawn_local(async move {
+            wayline_hbone::serve(far, &settings, std::future::pending(), handler).await
+        });
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        spawn_local(connection);
+        let mut open = async || {
+            let request = Request::connect("10.0.0.1:9080").body(()).unwrap();
+            let (response, send) = sender.send_request(request, false).unwrap();
+            (response.await.unwrap().into_body(), send)
+        };
+
+        let (_unheard, mut stalled) = open().await;
+        stalled.send_data(pattern(window, 0).into(), false).unwrap();
+        looked.await.unwrap();
+
+        // Window given back would be on the wire before this answer.
+        let (mut heard, mut other) = open().await;
+        other.send_data(Bytes::from_static(b"x"), false).unwrap();
+        heard.data().await.unwrap().unwrap();
+        stalled.reserve_capacity(1);
+        assert_eq!(stalled.capacity(), 0);
+    });
+}
+
+#[test]
+fn reading_in_place_gives_all_window_back() {
     on_a_core(|| async {
         let mesh = Mesh::new();
         let settings = small_windows();

@@ -131,6 +131,7 @@ impl Mesh {
         let (accepted, open) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (store, settings) = (self.server.clone(), settings.clone());
         let (drain, drained) = tokio::sync::watch::channel(());
+        let (cut, cutting) = tokio::sync::watch::channel(());
         let counters = (Rc::clone(&accepted), Rc::clone(&open));
         spawn_local(async move {
             loop {
@@ -140,6 +141,8 @@ impl Mesh {
                 let (store, settings, handler) = (store.clone(), settings.clone(), handler());
                 let mut drained = drained.clone();
                 drained.mark_unchanged();
+                let mut cutting = cutting.clone();
+                cutting.mark_unchanged();
                 spawn_local(async move {
                     let Ok(accepted) = wayline_tls::accept(&store, tcp, PATIENCE).await else {
                         return;
@@ -150,7 +153,10 @@ impl Mesh {
                             std::future::pending::<()>().await;
                         }
                     };
-                    let _ended = wayline_hbone::serve(accepted.io, &settings, drain, handler).await;
+                    tokio::select! {
+                        _ended = wayline_hbone::serve(accepted.io, &settings, drain, handler) => {}
+                        Ok(()) = cutting.changed() => {}
+                    }
                     open.set(open.get() - 1);
                 });
             }
@@ -160,6 +166,7 @@ impl Mesh {
             accepted,
             open,
             drain,
+            cut,
         }
     }
 }
@@ -179,6 +186,8 @@ pub(crate) struct Gateway {
     pub(crate) open: Rc<Cell<usize>>,
     /// Drains the connections that are open when it is sent to.
     pub(crate) drain: tokio::sync::watch::Sender<()>,
+    /// Cuts the connections that are open when it is sent to, without a word.
+    pub(crate) cut: tokio::sync::watch::Sender<()>,
 }
 
 /// Accepts every tunnel and hands it to `then`.

@@ -10,7 +10,9 @@ use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wayline_model::TrustDomain;
-use wayline_tls::{DEFAULT_LIFETIME, DevCa, HandshakeError, Reload, accept, connect};
+use wayline_tls::{
+    DEFAULT_LIFETIME, DevCa, HandshakeError, Reload, accept, connect, connect_to_any,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -245,6 +247,23 @@ async fn a_server_of_another_mesh_is_not_talked_to() {
         accept(&server, from_client, PATIENCE)
     );
     assert_eq!(connected.unwrap_err().reason(), "unknown_issuer");
+}
+
+#[tokio::test]
+async fn a_tool_reaches_anybody_of_its_mesh_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = DevCa::open_or_create(&dir.path().join("ca")).unwrap();
+    let other = DevCa::open_or_create(&dir.path().join("other")).unwrap();
+    let epoch = store(&ca, CLIENT).current().unwrap();
+    for (signer, reached) in [(&ca, true), (&other, false)] {
+        let server = store(signer, SERVER);
+        let (to_server, from_client) = tcp_pair().await;
+        let (connected, _) = tokio::join!(
+            connect_to_any(&epoch, to_server),
+            accept(&server, from_client, PATIENCE)
+        );
+        assert_eq!(connected.is_ok(), reached);
+    }
 }
 
 #[tokio::test]
