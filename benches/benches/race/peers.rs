@@ -1,0 +1,153 @@
+//! nginx, HAProxy and Envoy, configured as fairly as they can be: one thread, keep-alive on both
+//! sides, no logs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wayline_benches::{HBONE_BACKEND, POD_AUTHORITY, backend_identity, client_identity};
+
+use crate::contestant::workspace_root;
+use crate::error::{Error, at};
+use crate::policy;
+use crate::process::{output, pinned};
+use crate::scene::Scene;
+use crate::stage::Places;
+
+/// Debian has daemons where the path of an ordinary user does not lead.
+const SBIN: &str = "/usr/sbin";
+
+pub(crate) fn nginx(
+    core: usize,
+    dir: &Path,
+    address: SocketAddr,
+    places: &Places,
+) -> Result<Command, Error> {
+    let config = fill(
+        include_str!("peers/nginx.conf"),
+        &[
+            ("DIR", &dir.display().to_string()),
+            ("LISTEN_PORT", &address.port().to_string()),
+            ("BACKEND_PORT", &places.backend.port().to_string()),
+        ],
+    );
+    let path = write(dir, "nginx.conf", &config)?;
+    let mut command = pinned(core, daemon("nginx"));
+    // Without -e it would try its packaged log first and complain.
+    command.args(["-e", "stderr", "-c"]).arg(path);
+    Ok(command)
+}
+
+pub(crate) fn haproxy(
+    scene: Scene,
+    core: usize,
+    dir: &Path,
+    address: SocketAddr,
+    places: &Places,
+) -> Result<Command, Error> {
+    let rules = if scene.has_policy() {
+        policy::haproxy()
+    } else {
+        String::new()
+    };
+    let config = fill(
+        include_str!("peers/haproxy.cfg"),
+        &[
+            ("LISTEN_PORT", &address.port().to_string()),
+            ("BACKEND_PORT", &places.backend.port().to_string()),
+            ("RULES", &rules),
+        ],
+    );
+    let path = write(dir, "haproxy.cfg", &config)?;
+    let mut command = pinned(core, daemon("haproxy"));
+    command.args(["-db", "-f"]).arg(path);
+    Ok(command)
+}
+
+pub(crate) fn envoy(
+    scene: Scene,
+    core: usize,
+    dir: &Path,
+    address: SocketAddr,
+    places: &Places,
+) -> Result<Command, Error> {
+    let template = if scene.hbone_in() {
+        include_str!("peers/envoy-hbone.yaml")
+    } else {
+        include_str!("peers/envoy-plain.yaml")
+    };
+    let rbac = if scene.has_policy() {
+        format!("- {}", policy::envoy(scene.hbone_in()))
+    } else {
+        String::new()
+    };
+    let upstream = if scene.hbone_out() { "captured" } else { "plain" };
+    let (hbone_address, hbone_port) = HBONE_BACKEND.split_once(':').unwrap_or_default();
+    let config = fill(
+        template,
+        &[
+            ("LISTEN_PORT", &address.port().to_string()),
+            ("BACKEND_PORT", &places.backend.port().to_string()),
+            ("CERT_DIR", &places.identity.display().to_string()),
+            ("CLIENT_IDENTITY", client_identity().uri()),
+            ("BACKEND_IDENTITY", backend_identity().uri()),
+            ("HBONE_ADDRESS", hbone_address),
+            ("HBONE_PORT", hbone_port),
+            ("POD_AUTHORITY", POD_AUTHORITY),
+            ("UPSTREAM", upstream),
+            ("RBAC", &rbac),
+        ],
+    );
+    let path = write(dir, "envoy.yaml", &config)?;
+    let mut command = pinned(core, envoy_program());
+    command
+        .args(["--use-dynamic-base-id", "--concurrency", "1"])
+        .args(["--log-level", "warn", "-c"])
+        .arg(path);
+    Ok(command)
+}
+
+pub(crate) fn nginx_version() -> Result<String, Error> {
+    let said = output(Command::new(daemon("nginx")).arg("-v"))?;
+    let version = said.trim().rsplit('/').next().unwrap_or_default();
+    Ok(format!("nginx {version}"))
+}
+
+pub(crate) fn haproxy_version() -> Result<String, Error> {
+    let said = output(Command::new(daemon("haproxy")).arg("-v"))?;
+    let version = said.split_ascii_whitespace().nth(2).unwrap_or_default();
+    Ok(format!("HAProxy {version}"))
+}
+
+pub(crate) fn envoy_version() -> Result<String, Error> {
+    let said = output(Command::new(envoy_program()).arg("--version"))?;
+    // As in `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`.
+    let version = said.trim().split('/').rev().nth(3).unwrap_or_default();
+    Ok(format!("Envoy {version}"))
+}
+
+fn envoy_program() -> PathBuf {
+    workspace_root().join("tests/.tools/bin/envoy")
+}
+
+fn daemon(name: &str) -> PathBuf {
+    let packaged = Path::new(SBIN).join(name);
+    if packaged.exists() {
+        return packaged;
+    }
+    name.into()
+}
+
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("{{{{{name}}}}}"), value);
+    }
+    text
+}
+
+fn write(dir: &Path, name: &str, content: &str) -> Result<PathBuf, Error> {
+    let path = dir.join(name);
+    std::fs::write(&path, content).map_err(at("write", &path))?;
+    Ok(path)
+}
