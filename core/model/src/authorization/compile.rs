@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use http::header::HeaderName;
-
+use super::kind::Kind;
 use super::matcher::{Attribute, Clause, CompiledRule, Test};
 use super::network::NetworkSet;
 use super::spec::{Action, Condition, Operation, Rule, Source};
@@ -316,8 +315,7 @@ impl Compiler<'_> {
     fn tightened(&mut self, field: &str, reason: &str, remedy: &str) {
         let effect = match self.policy.spec.action {
             Action::Allow => "the rule admits nothing by it",
-            Action::Deny | Action::Custom => "the rule refuses as if it matched",
-            Action::Audit => "nothing is audited",
+            _ => "the rule refuses as if it matched",
         };
         let finding = Finding::error(format!("{reason}; {effect}"));
         self.report(
@@ -347,97 +345,5 @@ fn unknown() -> Test {
         attribute: Attribute::Unknown,
         is_partial: false,
         is_negated: false,
-    }
-}
-
-/// What a list of values is compared with, before its values are read.
-enum Kind {
-    Principal,
-    Namespace,
-    ServiceAccount,
-    TrustDomain,
-    SourceIp,
-    RemoteIp,
-    DestinationIp,
-    DestinationPort,
-    Sni,
-    Host,
-    Method,
-    Path,
-    Header(HeaderName),
-    /// Comes from a verified token.
-    Token,
-    Unsupported,
-}
-
-impl Kind {
-    fn of_key(key: &str) -> Self {
-        match key {
-            "source.ip" => Self::SourceIp,
-            "remote.ip" => Self::RemoteIp,
-            "source.namespace" => Self::Namespace,
-            "source.principal" => Self::Principal,
-            "source.serviceAccount" => Self::ServiceAccount,
-            "source.trustDomain" => Self::TrustDomain,
-            "destination.ip" => Self::DestinationIp,
-            "destination.port" => Self::DestinationPort,
-            "connection.sni" => Self::Sni,
-            _ if key.starts_with("request.auth.") => Self::Token,
-            _ => key
-                .strip_prefix("request.headers[")
-                .and_then(|name| name.strip_suffix(']'))
-                .map_or(Self::Unsupported, Self::of_header),
-        }
-    }
-
-    /// Envoy keeps authority, method and path among the headers, and so do policies.
-    fn of_header(name: &str) -> Self {
-        match name {
-            ":authority" => Self::Host,
-            ":method" => Self::Method,
-            _ => match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(http::header::HOST) => Self::Host,
-                Ok(name) => Self::Header(name),
-                Err(_) => Self::Unsupported,
-            },
-        }
-    }
-
-    /// Whether a value can be understood; else why not, and what to do.
-    fn check(&self, value: &str) -> Result<(), (&'static str, &'static str)> {
-        if value.is_empty() {
-            return Err(("is empty", "use `*` for whatever is present"));
-        }
-        match self {
-            Self::SourceIp | Self::RemoteIp | Self::DestinationIp => {
-                NetworkSet::parse(value).map(drop).ok_or((
-                    "is no address and no network",
-                    "write 10.0.0.0/8 or 10.1.2.3",
-                ))
-            }
-            Self::DestinationPort => match value.parse::<u16>() {
-                Ok(1..) => Ok(()),
-                _ => Err(("is no port", "write a number between 1 and 65535")),
-            },
-            Self::Principal if value.starts_with("spiffe://") => Err((
-                "begins with spiffe://, which principals are written without",
-                "leave `spiffe://` out",
-            )),
-            Self::ServiceAccount => {
-                let mut parts = value.split('/');
-                let complete = parts.by_ref().take(2).all(|part| !part.is_empty());
-                if value.contains('*') || !complete || parts.next().is_some() {
-                    return Err((
-                        "is no service account",
-                        "write <account> or <namespace>/<account>, without wildcards",
-                    ));
-                }
-                Ok(())
-            }
-            Self::Path if PathTemplate::is_meant(value) => PathTemplate::parse(value)
-                .map(drop)
-                .map_err(|reason| ("is no path template", reason)),
-            _ => Ok(()),
-        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod compile;
 mod host;
+mod kind;
 mod matcher;
 mod network;
 pub mod spec;
@@ -225,6 +226,9 @@ fn unsupported(policy: &AttachedPolicy) -> Option<Finding> {
     let finding = match policy.spec.action {
         Action::Allow | Action::Deny => return None,
         Action::Audit => Finding::hint("AUDIT is not supported yet; it changes no verdict"),
+        Action::Custom if policy.dry_run => {
+            Finding::hint("CUSTOM is not supported yet; as a dry run it changes no verdict")
+        }
         Action::Custom => Finding::error(
             "CUSTOM is not supported yet; what its rules match is refused without asking",
         )

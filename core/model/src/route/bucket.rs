@@ -42,10 +42,13 @@ pub(super) struct Bucket {
     by_header: Option<HeaderIndex>,
 }
 
+/// Positions of candidates by the value of one header.
+type ByValue = FxHashMap<Arc<str>, Vec<usize>>;
+
 /// Positions of candidates by an exact header value they ask for.
 #[derive(Clone, Debug)]
 struct HeaderIndex {
-    names: Vec<(HeaderName, FxHashMap<Arc<str>, Vec<usize>>)>,
+    names: Vec<(HeaderName, ByValue)>,
     /// Those that ask for no exact value.
     others: Vec<usize>,
 }
@@ -100,7 +103,7 @@ impl HeaderIndex {
         for (name, value) in candidates.iter().flat_map(exact_headers) {
             spread.entry(name).or_default().insert(value);
         }
-        let mut names: Vec<(HeaderName, FxHashMap<Arc<str>, Vec<usize>>)> = Vec::new();
+        let mut names: Vec<(HeaderName, ByValue)> = Vec::new();
         let mut others = Vec::new();
         for (at, candidate) in candidates.iter().enumerate() {
             // The header with the most values tells candidates apart best.
@@ -114,7 +117,7 @@ impl HeaderIndex {
             let slot = match names.iter().position(|(known, _)| known == name) {
                 Some(slot) => slot,
                 None => {
-                    names.push((name.clone(), FxHashMap::default()));
+                    names.push((name.clone(), ByValue::default()));
                     names.len() - 1
                 }
             };

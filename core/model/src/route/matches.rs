@@ -87,7 +87,8 @@ impl ValueMatch {
 
 impl HeaderMatch {
     /// Whether the request has the header and its value fits.
-    pub(super) fn matches(&self, request: &CanonicalRequest) -> bool {
+    #[must_use]
+    pub fn matches(&self, request: &CanonicalRequest) -> bool {
         header_value(request, &self.name).is_some_and(|value| self.value.matches(&value))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything resolvable is resolved here: header edits are ready values, backends are clusters with
 //! weights, matches are indexed so that the cost of a lookup hardly depends on how many there are.
-//! A header match is decided in [`matches`]; precedence (Gateway API, HTTPRouteMatch) in [`order`];
+//! A header match is decided in [`mod@matches`]; precedence (Gateway API, HTTPRouteMatch) in [`order`];
 //! which rule a request takes in [`table`].
 
 mod bucket;
@@ -98,18 +98,18 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// The backend at a point of the unit interval scaled to 2³²: shares are exact over an even
-    /// sequence of points.
+    /// The index of the backend at a point of the unit interval scaled to 2³²: shares are exact over
+    /// an even sequence of points.
     #[must_use]
-    pub fn backend_at(&self, point: u32) -> &WeightedBackend {
+    pub fn backend_index_at(&self, point: u32) -> usize {
         let mut ticket = ((u64::from(point) * u64::from(self.total_weight)) >> 32) as u32;
-        for backend in &self.backends {
+        for (index, backend) in self.backends.iter().enumerate() {
             if ticket < backend.weight {
-                return backend;
+                return index;
             }
             ticket -= backend.weight;
         }
-        &self.backends[self.backends.len() - 1]
+        self.backends.len().saturating_sub(1)
     }
 }
 
