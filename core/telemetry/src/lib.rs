@@ -18,7 +18,9 @@ pub mod flags;
 pub mod metrics;
 pub mod throttle;
 
-pub use access_log::{AccessLog, AccessLogFiles, AccessLogFormat, AccessLogWriter, Record};
+pub use access_log::{
+    AccessLog, AccessLogFiles, AccessLogFormat, AccessLogWriter, Record, WriterSettings,
+};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use metrics::{
     CoreMetrics, DestinationId, DestinationLabels, GrpcStatus, MetricsHub, MetricsSettings, PeerId,

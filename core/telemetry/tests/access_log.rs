@@ -1,5 +1,10 @@
 //! Access logs as a reader of the file sees them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests fail by unwrapping; clippy knows only test functions"
+)]
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -200,6 +205,14 @@ fn nobody_can_forge_a_line_or_end_a_field() {
         ),
         "/\\x0d\\x0a[2024] \\xe2\\x80\\xa8\\x7f\\x00 x\\x0ay a_b_c\\\"d\n"
     );
+
+    for (sent, shown) in [("a\"b", "a\\\"b"), ("a\\", "a\\\\")] {
+        let record = Record {
+            authority: Some(sent),
+            ..empty()
+        };
+        assert_eq!(text("%REQ(:AUTHORITY)%", &record), format!("{shown}\n"));
+    }
 
     let format = compile(AccessLogEncoding::Json, None).unwrap();
     let line = written(&format, &record);

@@ -1,5 +1,10 @@
 //! Metrics as a scrape shows them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests fail by unwrapping; clippy knows only test functions"
+)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
