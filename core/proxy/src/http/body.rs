@@ -1,0 +1,255 @@
+//! Bodies on their way through: no copy, no box per frame, bounded by the peers' windows.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use wayline_chain::FilteredRequest;
+
+/// Body bytes kept so that a request can be sent again; beyond that it is sent once.
+const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// Why a body ended before its end. Sent to nobody: it makes the codec reset or close.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The side that sends it broke off.
+    #[error("the body broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    /// A filter ended the exchange.
+    #[error("a filter ended the exchange")]
+    Filter,
+    /// The upstream connection ended.
+    #[error("the upstream connection ended inside the body")]
+    Upstream,
+}
+
+/// The request body as the upstream codec reads it.
+pub(crate) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// One made here (callouts).
+    Full(Option<Bytes>, Option<HeaderMap>),
+    /// The client's; may be read again from its start by another attempt.
+    Client(Replay),
+}
+
+/// The client's request body, shared by the attempts of one exchange.
+pub(crate) struct ClientBody {
+    source: RefCell<ClientSource>,
+    /// Frames handed out so far, while they are few enough to be handed out again.
+    sent: RefCell<Vec<Bytes>>,
+    sent_bytes: Cell<usize>,
+    replayable: Cell<bool>,
+    ended: Cell<bool>,
+    failed: Cell<bool>,
+}
+
+/// Where the client's bytes come from.
+pub(crate) enum ClientSource {
+    /// Straight from the codec.
+    Direct(Incoming),
+    /// Through filters that need them.
+    Filtered(Box<FilteredRequest<Incoming>>),
+}
+
+impl ClientBody {
+    /// Shares a body.
+    pub(crate) fn new(source: ClientSource) -> Rc<Self> {
+        Rc::new(Self {
+            source: RefCell::new(source),
+            sent: RefCell::new(Vec::new()),
+            sent_bytes: Cell::new(0),
+            replayable: Cell::new(true),
+            ended: Cell::new(false),
+            failed: Cell::new(false),
+        })
+    }
+
+    /// The body for one attempt.
+    pub(crate) fn attempt(self: &Rc<Self>) -> RequestBody {
+        RequestBody::Client(Replay {
+            body: Rc::clone(self),
+            position: 0,
+        })
+    }
+
+    /// Whether another attempt would see the body from its start.
+    pub(crate) fn can_replay(&self) -> bool {
+        self.replayable.get() && !self.failed.get()
+    }
+
+    /// Body bytes received from the client.
+    pub(crate) fn received(&self) -> u64 {
+        self.sent_bytes.get() as u64
+    }
+
+    /// Whether the client broke off, so that the upstream is not to blame.
+    pub(crate) fn client_failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended.get() {
+            return Poll::Ready(None);
+        }
+        let frame = match &mut *self.source.borrow_mut() {
+            ClientSource::Direct(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from))
+            }
+            ClientSource::Filtered(body) => ready!(Pin::new(&mut **body).poll_frame(cx))
+                .map(|frame| frame.map_err(|_| BodyError::Filter)),
+        };
+        let frame = match frame {
+            None => {
+                self.ended.set(true);
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => {
+                self.failed.set(true);
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Ok(frame)) => frame,
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let total = self.sent_bytes.get() + data.len();
+                self.sent_bytes.set(total);
+                if total > REPLAY_LIMIT {
+                    self.replayable.set(false);
+                    self.sent.borrow_mut().clear();
+                } else {
+                    self.sent.borrow_mut().push(data.clone());
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Err(frame) => {
+                // Trailers end the body; they are not kept, so there is no second reading.
+                self.replayable.set(false);
+                match frame.into_trailers() {
+                    Ok(trailers) => {
+                        Poll::Ready(Some(Ok(Frame::trailers(clean_trailers(trailers)))))
+                    }
+                    Err(_) => Poll::Ready(None),
+                }
+            }
+        }
+    }
+}
+
+impl RequestBody {
+    /// The client's body behind an attempt.
+    pub(crate) fn into_client(self) -> Option<Rc<ClientBody>> {
+        match self {
+            Self::Client(replay) => Some(replay.body),
+            Self::Empty | Self::Full(..) => None,
+        }
+    }
+}
+
+/// One attempt's reading of the client's body.
+pub(crate) struct Replay {
+    body: Rc<ClientBody>,
+    position: usize,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(data, trailers) => Poll::Ready(match data.take() {
+                Some(data) => Some(Ok(Frame::data(data))),
+                None => trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            }),
+            Self::Client(replay) => {
+                let again = replay.body.sent.borrow().get(replay.position).cloned();
+                if let Some(data) = again {
+                    replay.position += 1;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                let frame = ready!(replay.body.poll_source(cx));
+                if matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+                    replay.position += 1;
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(data, trailers) => data.is_none() && trailers.is_none(),
+            Self::Client(replay) => {
+                replay.body.sent_bytes.get() == 0
+                    && match &*replay.body.source.borrow() {
+                        ClientSource::Direct(body) => body.is_end_stream(),
+                        ClientSource::Filtered(body) => body.is_end_stream(),
+                    }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(data, _) => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+            Self::Client(replay) if replay.body.sent_bytes.get() == 0 => {
+                match &*replay.body.source.borrow() {
+                    ClientSource::Direct(body) => body.size_hint(),
+                    ClientSource::Filtered(body) => body.size_hint(),
+                }
+            }
+            Self::Client(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Removes from trailers what must not arrive behind a body: framing, routing, authentication and
+/// whatever the chain has judged already (RFC 9110 §6.5.1).
+pub(crate) fn clean_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    const FORBIDDEN: [&str; 24] = [
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "max-forwards",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "www-authenticate",
+        "x-forwarded-client-cert",
+        "x-forwarded-for",
+    ];
+    for name in FORBIDDEN {
+        trailers.remove(name);
+    }
+    trailers
+}

@@ -1,0 +1,239 @@
+//! The book of one exchange: opened with its first byte, closed when the last byte or a reset was seen.
+//!
+//! Closing happens on drop, so that whatever ends an exchange (a reset, a cancelled stream, a panic in
+//! a filter) is counted and logged like any other end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, Method, Version};
+use wayline_chain::LocalReply;
+use wayline_model::CanonicalRequest;
+use wayline_telemetry::{
+    DestinationId, GrpcStatus, Record, RequestKey, RequestProtocol, RequestSample, ResponseFlag,
+    ResponseFlags,
+};
+
+use super::body::ClientBody;
+use crate::ingress::Ingress;
+use crate::plan::{Bound, Plan};
+use crate::upstream::Attempts;
+
+/// One exchange as metrics and logs will tell it.
+pub(crate) struct Book {
+    ingress: Rc<Ingress>,
+    plan: Rc<Plan>,
+    bound: Option<Rc<Bound>>,
+    started: Instant,
+    /// Status sent to the client; 0 until a head was made.
+    pub(crate) code: u16,
+    /// Why it ended as it did.
+    pub(crate) flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub(crate) details: Details,
+    /// HTTP or gRPC.
+    pub(crate) protocol: RequestProtocol,
+    /// `grpc-status`, from head or trailers.
+    pub(crate) grpc_status: Option<GrpcStatus>,
+    /// The service that was chosen, if any.
+    pub(crate) destination: Option<DestinationId>,
+    /// What was tried upstream.
+    pub(crate) attempts: Attempts,
+    /// The request body, for its length.
+    pub(crate) request_body: Option<Rc<ClientBody>>,
+    /// Body bytes sent to the client.
+    pub(crate) response_bytes: u64,
+    /// Whether the response was handed over to its end.
+    pub(crate) complete: bool,
+    /// What only the access log needs, when there is one.
+    pub(crate) log: Option<Box<LogPage>>,
+}
+
+/// What only the access log needs.
+pub(crate) struct LogPage {
+    start: SystemTime,
+    method: Method,
+    authority: String,
+    path: String,
+    /// Path and query before a rewrite.
+    original_path: Option<String>,
+    version: Version,
+    request_headers: HeaderMap,
+    /// Headers sent to the client.
+    pub(crate) response_headers: HeaderMap,
+    /// Name of the rule.
+    pub(crate) route: Option<Arc<str>>,
+    /// Name of the cluster.
+    pub(crate) cluster: Option<Arc<str>>,
+    /// How long the upstream took to answer.
+    pub(crate) service_time: Option<Duration>,
+}
+
+/// `%RESPONSE_CODE_DETAILS%`, mostly a literal.
+#[derive(Clone, Debug)]
+pub(crate) enum Details {
+    /// A literal.
+    Static(&'static str),
+    /// A text made for this exchange or configured.
+    Shared(Arc<str>),
+}
+
+impl Details {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Static(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl LogPage {
+    /// Notes the path that goes upstream in the place of the one that was sent.
+    pub(crate) fn rewritten(&mut self, path: &str) {
+        self.original_path = Some(std::mem::replace(&mut self.path, path.to_owned()));
+    }
+}
+
+impl Book {
+    /// Opens the book of an exchange that has just begun.
+    pub(crate) fn open(ingress: &Rc<Ingress>, plan: Rc<Plan>, bound: Option<Rc<Bound>>) -> Self {
+        Self {
+            ingress: Rc::clone(ingress),
+            plan,
+            bound,
+            started: Instant::now(),
+            code: 0,
+            flags: ResponseFlags::NONE,
+            details: Details::Static("-"),
+            protocol: RequestProtocol::Http,
+            grpc_status: None,
+            destination: None,
+            attempts: Attempts::default(),
+            request_body: None,
+            response_bytes: 0,
+            complete: false,
+            log: None,
+        }
+    }
+
+    /// Notes what was asked.
+    pub(crate) fn request(&mut self, request: &CanonicalRequest) {
+        self.protocol =
+            RequestProtocol::of_content_type(request.headers.get(http::header::CONTENT_TYPE));
+        if self.plan.log.is_some() {
+            self.log = Some(Box::new(LogPage {
+                start: SystemTime::now(),
+                method: request.method.clone(),
+                authority: request.authority.as_str().to_owned(),
+                path: request.path.as_str().to_owned(),
+                original_path: None,
+                version: request.version,
+                request_headers: request.headers.clone(),
+                response_headers: HeaderMap::new(),
+                route: None,
+                cluster: None,
+                service_time: None,
+            }));
+        }
+    }
+
+    /// Notes an answer made here.
+    pub(crate) fn local(&mut self, reply: &LocalReply, flags: ResponseFlags) {
+        for flag in flags.iter() {
+            self.flags.insert(flag);
+        }
+        self.details = Details::Shared(Arc::clone(&reply.details));
+    }
+
+    /// Time since the exchange began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn count(&self, duration: Duration) {
+        let worker = &self.ingress.worker;
+        let Some(bound) = &self.bound else {
+            return;
+        };
+        let (reporter, peer) = self.ingress.reporter(bound);
+        let endpoint = self.attempts.endpoint.as_ref();
+        worker.metrics.record_request(
+            &RequestKey {
+                reporter,
+                peer,
+                destination: self.destination.as_ref().unwrap_or(&bound.destination),
+                workload: endpoint
+                    .map_or(&self.plan.unknown_workload, |endpoint| &endpoint.workload),
+                response_code: self.code,
+                flags: self.flags,
+                protocol: self.protocol,
+                security: self.ingress.security(),
+                grpc_status: self.grpc_status,
+            },
+            RequestSample {
+                duration,
+                request_bytes: self.received(),
+                response_bytes: self.response_bytes,
+            },
+        );
+    }
+
+    fn received(&self) -> u64 {
+        self.request_body.as_ref().map_or(0, |body| body.received())
+    }
+
+    fn write(&self, duration: Duration) {
+        let (Some(log), Some(page)) = (&self.plan.log, &self.log) else {
+            return;
+        };
+        let connection = &self.ingress.connection;
+        let endpoint = self.attempts.endpoint.as_ref();
+        let bound = self.bound.as_ref();
+        log.writer.log(&Record {
+            upstream_service_time: page.service_time,
+            response_duration: page.service_time,
+            method: Some(&page.method),
+            scheme: Some("http"),
+            authority: Some(&page.authority),
+            path: Some(&page.path),
+            original_path: page.original_path.as_deref(),
+            protocol: Some(page.version),
+            request_headers: Some(&page.request_headers),
+            response_headers: Some(&page.response_headers),
+            response_code: self.code,
+            flags: self.flags,
+            details: Some(self.details.as_str()),
+            upstream_transport_failure: self.attempts.transport_failure.as_deref(),
+            bytes_received: self.received(),
+            bytes_sent: self.response_bytes,
+            upstream_host: endpoint.map(|endpoint| endpoint.endpoint.address),
+            upstream_cluster: page.cluster.as_deref(),
+            upstream_attempts: self.attempts.count,
+            upstream_identity: endpoint.and_then(|endpoint| endpoint.identity()),
+            downstream_local_address: Some(connection.local),
+            downstream_remote_address: Some(connection.source),
+            downstream_identity: connection.identity.as_ref().map(|identity| identity.uri()),
+            downstream_local_identity: bound.map(|bound| bound.place.proxy().identity.uri()),
+            requested_server_name: connection.sni.as_deref(),
+            route_name: page.route.as_deref(),
+            ..Record::new(page.start, duration)
+        });
+    }
+}
+
+impl Drop for Book {
+    fn drop(&mut self) {
+        if !self.complete && self.flags.is_empty() {
+            self.flags
+                .insert(ResponseFlag::DownstreamConnectionTermination);
+            if matches!(self.details, Details::Static(_)) {
+                self.details = Details::Static("downstream_remote_disconnect");
+            }
+        }
+        let duration = self.started.elapsed();
+        self.count(duration);
+        self.write(duration);
+        self.ingress.gate.open();
+    }
+}

@@ -1,0 +1,520 @@
+//! One exchange: the function that reads like the path of a request.
+//!
+//! canonicalise → filters (policy among them) → route → backend → endpoint → and back up.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
+use wayline_model::CanonicalRequest;
+use wayline_model::route::{RouteAction, RouteRule, Routes};
+use wayline_model::service::AppProtocol;
+use wayline_model::snapshot::{HostTable, ProxyRole};
+use wayline_telemetry::{GrpcStatus, ResponseFlag, ResponseFlags};
+
+use super::body::{BodyError, ClientBody, ClientSource};
+use super::book::{Book, Details};
+use super::reply::{self, Failure};
+use super::{headers, redirect};
+use crate::ingress::Ingress;
+use crate::plan::{Bound, Place, Plan};
+use crate::upstream::{self, UpstreamBody, UpstreamRequest};
+
+/// The exchange is cut without (further) answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the exchange was cut")]
+pub(crate) struct Cut;
+
+/// A response on its way to the client.
+pub(crate) type Answer = Response<ResponseBody>;
+
+/// Takes one request from its head to the head of its response.
+pub(crate) async fn exchange(
+    ingress: Rc<Ingress>,
+    request: Request<Incoming>,
+) -> Result<Response<ExchangeBody>, Cut> {
+    let (plan, bound) = ingress.in_force();
+    let mut book = Book::open(&ingress, Rc::clone(&plan), bound.clone());
+    let answer = match bound {
+        Some(bound) => serve(&ingress, &plan, &bound, request, &mut book).await?,
+        None => local(&mut book, reply::not_served()),
+    };
+    let (mut parts, body) = answer.into_parts();
+    book.code = parts.status.as_u16();
+    parts.version = Version::HTTP_11;
+    if let Some(status) = parts.headers.get("grpc-status") {
+        book.grpc_status = Some(GrpcStatus::parse(status));
+    }
+    if let Some(page) = &mut book.log {
+        page.response_headers = parts.headers.clone();
+    }
+    Ok(Response::from_parts(parts, ExchangeBody { body, book }))
+}
+
+async fn serve(
+    ingress: &Rc<Ingress>,
+    plan: &Plan,
+    bound: &Bound,
+    request: Request<Incoming>,
+    book: &mut Book,
+) -> Result<Answer, Cut> {
+    let (parts, body) = request.into_parts();
+    let canonical = CanonicalRequest::new(
+        parts.method,
+        &parts.uri,
+        parts.version,
+        parts.headers,
+        plan.snapshot.mesh.path_normalization,
+    );
+    let mut request = match canonical {
+        Ok(request) => request,
+        Err(error) => return Ok(local(book, reply::bad_request(&error))),
+    };
+    let role = bound.place.proxy().role;
+    headers::prepare_request(
+        &mut request.headers,
+        &ingress.connection,
+        role,
+        &ingress.worker.random,
+    );
+    book.request(&request);
+
+    if bound.chain.is_empty() {
+        return Ok(route(ingress, plan, bound, request, body, book).await);
+    }
+    let end_of_stream = body.is_end_stream();
+    let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
+    match bound.chain.begin(&mut context) {
+        Started::Reply(reply) => Ok(refuse(book, reply)),
+        Started::Passed { rewritten: false } => {
+            Ok(route(ingress, plan, bound, context.into_request(), body, book).await)
+        }
+        Started::Passed { rewritten: true } => {
+            if let Some(reply) = rejudge(plan, bound, &mut context) {
+                return Ok(refuse(book, reply));
+            }
+            Ok(route(ingress, plan, bound, context.into_request(), body, book).await)
+        }
+        // Boxed: filters that follow an exchange are rare, and their state would make every
+        // request's future larger.
+        Started::Running(opened) => {
+            let run = opened.run(context);
+            Box::pin(filtered(ingress, plan, bound, run, body, book)).await
+        }
+    }
+}
+
+/// Makes a request canonical again that filters rewrote, and judges it again.
+fn rejudge(plan: &Plan, bound: &Bound, context: &mut RequestContext) -> Option<LocalReply> {
+    let mode = plan.snapshot.mesh.path_normalization;
+    if let Err(error) = context.request_mut().canonicalize_again(mode) {
+        return Some(reply::bad_request(&error).reply);
+    }
+    bound.chain.judge_again(context)
+}
+
+/// An exchange that filters follow to its end.
+async fn filtered(
+    ingress: &Rc<Ingress>,
+    plan: &Plan,
+    bound: &Bound,
+    run: wayline_chain::ChainRun,
+    mut body: Incoming,
+    book: &mut Book,
+) -> Result<Answer, Cut> {
+    let outcome = run.request(&mut body).await.map_err(|_| Cut)?;
+    let refused = match outcome {
+        Outcome::Reply(reply) => Some(reply),
+        Outcome::Reset(details) => return Err(cut(book, details)),
+        Outcome::Continue { rewritten: true } => {
+            let mode = plan.snapshot.mesh.path_normalization;
+            match run.with_context(|context| context.request_mut().canonicalize_again(mode)) {
+                Ok(()) => run.judge_again(),
+                Err(error) => Some(reply::bad_request(&error).reply),
+            }
+        }
+        Outcome::Continue { rewritten: false } => None,
+    };
+    if let Some(reply) = refused {
+        book.local(&reply, ResponseFlags::NONE);
+        return finish(run.reply::<UpstreamBody>(reply).await, book);
+    }
+    let request = run.with_context(|context| context.request().clone());
+    let source = ClientSource::Filtered(Box::new(run.request_body(body)));
+    let upstream = async {
+        match decide(ingress, plan, bound, request, book) {
+            Decision::Answer(reply) => Err(reply),
+            Decision::Forward(mut forward) => {
+                forward.request.body = Some(ClientBody::new(source));
+                send(ingress, forward, book).await
+            }
+        }
+    };
+    match run.unless_interrupted(upstream).await {
+        Ok(Ok(response)) => finish(run.respond(response).await, book),
+        Ok(Err(reply)) => finish(run.reply::<UpstreamBody>(reply).await, book),
+        Err(Interrupt::Reply(reply)) => {
+            book.local(&reply, ResponseFlags::NONE);
+            finish(run.reply::<UpstreamBody>(reply).await, book)
+        }
+        Err(Interrupt::Reset(details)) => Err(cut(book, details)),
+    }
+}
+
+fn finish<E>(
+    response: Result<Response<FilteredResponse<UpstreamBody>>, E>,
+    book: &mut Book,
+) -> Result<Answer, Cut> {
+    match response {
+        Ok(response) => Ok(response.map(|body| ResponseBody::Filtered(Box::new(body)))),
+        Err(_) => Err(cut(book, "filter_reset".into())),
+    }
+}
+
+fn cut(book: &mut Book, details: Arc<str>) -> Cut {
+    book.flags.insert(ResponseFlag::LocalReset);
+    book.details = Details::Shared(details);
+    Cut
+}
+
+/// An admitted request that no filter follows.
+async fn route(
+    ingress: &Rc<Ingress>,
+    plan: &Plan,
+    bound: &Bound,
+    request: CanonicalRequest,
+    body: Incoming,
+    book: &mut Book,
+) -> Answer {
+    let mut forward = match decide(ingress, plan, bound, request, book) {
+        Decision::Answer(reply) => return answer(reply),
+        Decision::Forward(forward) => forward,
+    };
+    if !body.is_end_stream() {
+        forward.request.body = Some(ClientBody::new(ClientSource::Direct(body)));
+    }
+    match send(ingress, forward, book).await {
+        Ok(response) => response.map(ResponseBody::Upstream),
+        Err(reply) => answer(reply),
+    }
+}
+
+/// What is to be done with an admitted request.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per request and taken apart at once: a box would be an allocation per request"
+)]
+enum Decision {
+    Answer(LocalReply),
+    Forward(Forwarding),
+}
+
+/// A request for a cluster.
+struct Forwarding {
+    request: UpstreamRequest,
+    cluster: Rc<upstream::ClusterState>,
+    rule: Arc<RouteRule>,
+    backend: usize,
+}
+
+/// Looks up the route and the backend, and makes the request what the backend shall get.
+fn decide(
+    ingress: &Ingress,
+    plan: &Plan,
+    bound: &Bound,
+    mut request: CanonicalRequest,
+    book: &mut Book,
+) -> Decision {
+    let Some(rule) = rule_for(ingress, bound, &request) else {
+        return Decision::Answer(fail(book, reply::no_route()));
+    };
+    if let Some(page) = &mut book.log {
+        page.route = Some(Arc::clone(&rule.name));
+    }
+    let forward = match &rule.action {
+        RouteAction::Forward(forward) => forward,
+        RouteAction::Redirect(redirect) => {
+            let reply = redirect::reply(redirect, &request, bound.place.port());
+            book.local(&reply, ResponseFlags::NONE);
+            return Decision::Answer(reply);
+        }
+        RouteAction::Fail { status, reason } => {
+            return Decision::Answer(fail(book, reply::broken_route(*status, reason)));
+        }
+    };
+    let index = match &forward.backends[..] {
+        [_] => 0,
+        _ => forward.backend_index_at(ingress.worker.share(rule)),
+    };
+    let Some(backend) = forward.backends.get(index) else {
+        return Decision::Answer(fail(book, reply::no_route()));
+    };
+    let id = match &backend.cluster {
+        Ok(id) => *id,
+        Err(reason) => {
+            let failure = reply::broken_route(StatusCode::INTERNAL_SERVER_ERROR, reason);
+            return Decision::Answer(fail(book, failure));
+        }
+    };
+    let Some(cluster) = ingress.worker.upstreams.cluster(&plan.snapshot, id) else {
+        return Decision::Answer(fail(book, reply::not_served()));
+    };
+    book.destination = Some(cluster.destination.clone());
+    let http2 = speaks_http2(&cluster, &request, bound.place.proxy().role);
+
+    rule.request_headers.apply(&mut request.headers);
+    backend.request_headers.apply(&mut request.headers);
+    let mut authority = request.authority.value().clone();
+    if let Some(rewrite) = &forward.rewrite {
+        if let Some(hostname) = &rewrite.hostname {
+            authority = hostname.clone();
+        }
+        if let Some(path) = &rewrite.path {
+            let path = path.apply(request.path());
+            rewrite_path(&mut request, &path, book);
+        }
+    }
+    if let Some(page) = &mut book.log {
+        page.cluster = Some(Arc::clone(&cluster.cluster().name));
+    }
+    Decision::Forward(Forwarding {
+        request: UpstreamRequest {
+            method: request.method,
+            path: request.path,
+            authority,
+            headers: request.headers,
+            body: None,
+            http2,
+        },
+        cluster,
+        rule: Arc::clone(rule),
+        backend: index,
+    })
+}
+
+fn rule_for<'b>(
+    ingress: &Ingress,
+    bound: &'b Bound,
+    request: &CanonicalRequest,
+) -> Option<&'b Arc<RouteRule>> {
+    let routes: &Routes = match &bound.place {
+        Place::Target(target) => &target.routes,
+        Place::Entrance(entrance) => by_host(&entrance.hosts, request.authority.host())?,
+    };
+    let caller = ingress
+        .connection
+        .identity
+        .as_ref()
+        .map(|identity| identity.namespace());
+    routes.table_for(caller).lookup(request)
+}
+
+fn by_host<'t>(hosts: &'t HostTable, host: &str) -> Option<&'t Arc<Routes>> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        return hosts.lookup(&host.to_ascii_lowercase());
+    }
+    hosts.lookup(host)
+}
+
+/// HTTP/2 where the port says so, and at waypoints where the client speaks it itself (Istio keeps the
+/// client's protocol there).
+fn speaks_http2(
+    cluster: &upstream::ClusterState,
+    request: &CanonicalRequest,
+    role: ProxyRole,
+) -> bool {
+    match cluster.cluster().protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => true,
+        AppProtocol::Http | AppProtocol::Undeclared | AppProtocol::Tcp | AppProtocol::Tls => {
+            role == ProxyRole::Waypoint && request.version >= Version::HTTP_2
+        }
+    }
+}
+
+fn rewrite_path(request: &mut CanonicalRequest, path: &str, book: &mut Book) {
+    let original = request.path.clone();
+    let rewritten = match request.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    // A replacement that is no path was refused when the route was translated.
+    let Ok(rewritten) = rewritten else { return };
+    if let Ok(value) = HeaderValue::from_str(original.as_str()) {
+        request.headers.insert(headers::ORIGINAL_PATH, value);
+    }
+    if let Some(page) = &mut book.log {
+        page.rewritten(rewritten.as_str());
+    }
+    request.path = rewritten;
+}
+
+/// Sends a request upstream and makes the response's head what the client shall get.
+async fn send(
+    ingress: &Ingress,
+    forwarding: Forwarding,
+    book: &mut Book,
+) -> Result<Response<UpstreamBody>, LocalReply> {
+    let Forwarding {
+        request,
+        cluster,
+        rule,
+        backend,
+    } = forwarding;
+    let RouteAction::Forward(forward) = &rule.action else {
+        return Err(fail(book, reply::no_route()));
+    };
+    book.request_body = request.body.clone();
+    let before = book.elapsed();
+    let outcome = upstream::send::send(
+        &ingress.worker,
+        &cluster,
+        request,
+        &forward.retry,
+        &mut book.attempts,
+    )
+    .await;
+    let (response, body) = match outcome {
+        Ok(response) => response,
+        Err(error) => return Err(fail(book, reply::upstream(&error))),
+    };
+    let took = book.elapsed() - before;
+    if let Some(page) = &mut book.log {
+        page.service_time = Some(took);
+    }
+    book.details = Details::Static("via_upstream");
+    let (mut parts, ()) = response.into_parts();
+    headers::prepare_response(&mut parts.headers);
+    parts.headers.insert(
+        headers::SERVICE_TIME,
+        HeaderValue::from(took.as_millis() as u64),
+    );
+    rule.response_headers.apply(&mut parts.headers);
+    if let Some(backend) = forward.backends.get(backend) {
+        backend.response_headers.apply(&mut parts.headers);
+    }
+    Ok(Response::from_parts(parts, body))
+}
+
+/// A filter's refusal before anybody followed the exchange.
+fn refuse(book: &mut Book, reply: LocalReply) -> Answer {
+    book.local(&reply, ResponseFlags::NONE);
+    answer(reply)
+}
+
+fn local(book: &mut Book, failure: Failure) -> Answer {
+    let reply = fail(book, failure);
+    answer(reply)
+}
+
+fn fail(book: &mut Book, failure: Failure) -> LocalReply {
+    book.local(&failure.reply, failure.flags);
+    failure.reply
+}
+
+fn answer(reply: LocalReply) -> Answer {
+    let mut response = Response::new(ResponseBody::Full(
+        (!reply.body.is_empty()).then_some(reply.body),
+    ));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+        .headers_mut()
+        .insert(http::header::SERVER, HeaderValue::from_static("wayline"));
+    response
+}
+
+/// A response body before its book.
+pub(crate) enum ResponseBody {
+    /// Made here.
+    Full(Option<Bytes>),
+    /// From upstream, untouched.
+    Upstream(UpstreamBody),
+    /// Through filters.
+    Filtered(Box<FilteredResponse<UpstreamBody>>),
+}
+
+/// A response body that closes the book when it ends.
+pub(crate) struct ExchangeBody {
+    body: ResponseBody,
+    book: Book,
+}
+
+impl Body for ExchangeBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.body {
+            ResponseBody::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
+            ResponseBody::Filtered(body) => Pin::new(&mut **body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Filter))),
+        };
+        match &frame {
+            Poll::Pending => {}
+            Poll::Ready(None) => this.book.complete = true,
+            Poll::Ready(Some(Ok(frame))) => this.note(frame),
+            Poll::Ready(Some(Err(_))) => {
+                this.book
+                    .flags
+                    .insert(ResponseFlag::UpstreamConnectionTermination);
+                this.book.details = Details::Static(
+                    "upstream_reset_after_response_started{connection_termination}",
+                );
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            ResponseBody::Full(data) => data.is_none(),
+            ResponseBody::Upstream(body) => body.is_end_stream(),
+            ResponseBody::Filtered(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            ResponseBody::Full(data) => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+            ResponseBody::Upstream(body) => body.size_hint(),
+            ResponseBody::Filtered(body) => body.size_hint(),
+        }
+    }
+}
+
+impl ExchangeBody {
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.book.response_bytes += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            if let Some(status) = trailers.get("grpc-status") {
+                self.book.grpc_status = Some(GrpcStatus::parse(status));
+            }
+            self.book.complete = true;
+        }
+    }
+}
+
+impl Drop for ExchangeBody {
+    fn drop(&mut self) {
+        // Codecs do not ask again once a body says that it has ended.
+        self.book.complete |= self.is_end_stream();
+    }
+}

@@ -1,0 +1,428 @@
+//! The framing guard: what stands between the socket and hyper on HTTP/1 connections.
+//!
+//! It parses every request head strictly (RFC 9112), refuses what has two readings, follows each body
+//! to its end by its own count, and hands hyper the bytes of exactly one message at a time. Guard and
+//! parser can therefore never disagree about where a message ends: the guard's reading is the only one
+//! that hyper ever gets to see, and it admits only framing that has a single reading.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::head::{self, BodyFraming, HeadError};
+
+/// First size of the buffer between socket and parser.
+const INITIAL_BUFFER: usize = 8 * 1024;
+
+/// Longest head: request line and headers (hyper's own limit is about 400 KiB).
+pub(crate) const MAX_HEAD: usize = 60 * 1024;
+
+/// Bytes read ahead of a message that is not finished, at most.
+const MAX_READ_AHEAD: usize = 16 * 1024;
+
+/// Longest trailer section.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// Longest chunk size line, extensions included.
+const MAX_CHUNK_LINE: usize = 4 * 1024;
+
+/// Strict reader of one HTTP/1 connection.
+pub(crate) struct Guard<I> {
+    io: I,
+    buffer: Vec<u8>,
+    /// Bytes in `buffer[start..checked]` may be handed to hyper.
+    start: usize,
+    checked: usize,
+    end: usize,
+    /// Bytes behind `checked` in which a head was looked for and not found: a dripping client must not
+    /// make us read its head again for every byte.
+    searched: usize,
+    framing: Framing,
+    gate: Rc<Gate>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Framing {
+    /// Between messages.
+    Head,
+    /// This many body bytes are still to come.
+    Length(u64),
+    /// Inside a chunked body.
+    Chunked(Chunk),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Chunk {
+    /// At the start of a chunk size line.
+    Size,
+    /// This many bytes of chunk data are still to come.
+    Data(u64),
+    /// At the CRLF behind chunk data.
+    End,
+    /// In the trailer section, with this many bytes of it seen.
+    Trailers(usize),
+}
+
+/// Lets one message pass at a time, and tells why the connection was refused.
+#[derive(Default)]
+pub(crate) struct Gate {
+    busy: Cell<bool>,
+    withheld: RefCell<Option<Waker>>,
+    refusal: Cell<Option<HeadError>>,
+}
+
+impl Gate {
+    /// The exchange is over: the next head may pass.
+    pub(crate) fn open(&self) {
+        self.busy.set(false);
+        if let Some(waker) = self.withheld.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The head for which the guard ended the connection.
+    pub(crate) fn refusal(&self) -> Option<HeadError> {
+        self.refusal.get()
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
+    /// Guards a connection of which some bytes were read already.
+    pub(crate) fn new(io: I, already_read: &[u8], gate: Rc<Gate>) -> Self {
+        let mut buffer = vec![0; INITIAL_BUFFER.max(already_read.len())];
+        buffer[..already_read.len()].copy_from_slice(already_read);
+        Self {
+            io,
+            buffer,
+            start: 0,
+            checked: 0,
+            end: already_read.len(),
+            searched: 0,
+            framing: Framing::Head,
+            gate,
+        }
+    }
+
+    /// The connection, to write a last word on it.
+    pub(crate) fn into_inner(self) -> I {
+        self.io
+    }
+
+    /// Looks at what was read but not checked yet; `Ok(true)` when some of it may be handed over.
+    fn check(&mut self) -> Result<bool, HeadError> {
+        loop {
+            let unread = &self.buffer[self.checked..self.end];
+            if unread.is_empty() {
+                return Ok(self.checked > self.start);
+            }
+            match self.framing {
+                Framing::Head => {
+                    if self.gate.busy.get() || self.checked > self.start {
+                        return Ok(self.checked > self.start);
+                    }
+                    // RFC 9112 §2.2: ignore an empty line before a request line.
+                    if unread.starts_with(b"\r\n") {
+                        self.start += 2;
+                        self.checked = self.start;
+                        self.searched = 0;
+                        continue;
+                    }
+                    if memchr::memchr(b'\n', &unread[self.searched..]).is_none() {
+                        self.searched = unread.len();
+                        return if unread.len() > MAX_HEAD {
+                            Err(HeadError::TooLarge)
+                        } else {
+                            Ok(false)
+                        };
+                    }
+                    let Some(head) = head::parse(unread)? else {
+                        self.searched = unread.len();
+                        return Ok(false);
+                    };
+                    self.searched = 0;
+                    self.checked += head.length;
+                    self.gate.busy.set(true);
+                    self.framing = match head.body {
+                        BodyFraming::None => Framing::Head,
+                        BodyFraming::Length(0) => Framing::Head,
+                        BodyFraming::Length(length) => Framing::Length(length),
+                        BodyFraming::Chunked => Framing::Chunked(Chunk::Size),
+                    };
+                }
+                Framing::Length(left) => {
+                    let taken = left.min(unread.len() as u64);
+                    self.checked += taken as usize;
+                    self.framing = match left - taken {
+                        0 => Framing::Head,
+                        left => Framing::Length(left),
+                    };
+                }
+                Framing::Chunked(chunk) => match self.check_chunk(chunk)? {
+                    Some(next) => self.framing = next,
+                    None => return Ok(self.checked > self.start),
+                },
+            }
+        }
+    }
+
+    /// One step through a chunked body; `None` when more bytes are needed.
+    fn check_chunk(&mut self, chunk: Chunk) -> Result<Option<Framing>, HeadError> {
+        let unread = &self.buffer[self.checked..self.end];
+        let next = match chunk {
+            Chunk::Size => {
+                let Some(line) = head::line(unread, MAX_CHUNK_LINE)? else {
+                    return Ok(None);
+                };
+                let size = head::chunk_size(line)?;
+                self.checked += line.len() + 2;
+                match size {
+                    0 => Chunk::Trailers(0),
+                    size => Chunk::Data(size),
+                }
+            }
+            Chunk::Data(left) => {
+                let taken = left.min(unread.len() as u64);
+                self.checked += taken as usize;
+                match left - taken {
+                    0 => Chunk::End,
+                    left => Chunk::Data(left),
+                }
+            }
+            Chunk::End => {
+                if unread.len() < 2 {
+                    return Ok(None);
+                }
+                if &unread[..2] != b"\r\n" {
+                    return Err(HeadError::Chunk);
+                }
+                self.checked += 2;
+                Chunk::Size
+            }
+            Chunk::Trailers(seen) => {
+                let Some(line) = head::line(unread, MAX_TRAILERS)? else {
+                    return Ok(None);
+                };
+                let seen = seen + line.len() + 2;
+                if seen > MAX_TRAILERS {
+                    return Err(HeadError::TooLarge);
+                }
+                self.checked += line.len() + 2;
+                if line.is_empty() {
+                    return Ok(Some(Framing::Head));
+                }
+                head::field(line)?;
+                Chunk::Trailers(seen)
+            }
+        };
+        Ok(Some(Framing::Chunked(next)))
+    }
+
+    /// Ends the connection. A head that is refused is answered by whoever serves the connection; a
+    /// body that is refused fails the exchange it belongs to.
+    fn refuse(&self, error: HeadError) -> io::Error {
+        if self.framing == Framing::Head {
+            self.gate.refusal.set(Some(error));
+        }
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+
+    /// Makes room behind `end`; false when the buffer may not grow further now.
+    fn make_room(&mut self) -> bool {
+        if self.start == self.end {
+            (self.start, self.checked, self.end) = (0, 0, 0);
+        }
+        if self.end < self.buffer.len() {
+            return true;
+        }
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.checked -= self.start;
+            self.start = 0;
+            return true;
+        }
+        // Between messages a head may take all it is allowed; else nothing needs more than a line.
+        let limit = if self.gate.busy.get() && self.framing == Framing::Head {
+            MAX_READ_AHEAD
+        } else {
+            MAX_HEAD + 4
+        };
+        if self.buffer.len() >= limit {
+            return false;
+        }
+        let grown = (self.buffer.len() * 2).min(limit);
+        self.buffer.resize(grown, 0);
+        true
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Read for Guard<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.check() {
+                Ok(true) => {
+                    let length = (this.checked - this.start).min(cursor.remaining());
+                    cursor.put_slice(&this.buffer[this.start..this.start + length]);
+                    this.start += length;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(false) => {}
+                Err(error) => return Poll::Ready(Err(this.refuse(error))),
+            }
+            let withheld = this.end > this.start && this.gate.busy.get();
+            if withheld {
+                *this.gate.withheld.borrow_mut() = Some(cx.waker().clone());
+            }
+            if !this.make_room() {
+                if withheld {
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Err(this.refuse(HeadError::TooLarge)));
+            }
+            let mut free = ReadBuf::new(&mut this.buffer[this.end..]);
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut free))?;
+            let read = free.filled().len();
+            if read == 0 {
+                // What was withheld dies with its sender: nobody is left to answer to.
+                return Poll::Ready(Ok(()));
+            }
+            this.end += read;
+        }
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Write for Guard<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use hyper::rt::ReadBuf as HyperBuf;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// What hyper gets to see of `input`, message after message, and how it ended.
+    async fn through(input: &[u8], step: usize) -> (Vec<Vec<u8>>, Option<HeadError>) {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let gate = Rc::new(Gate::default());
+        let mut guard = Guard::new(server, b"", Rc::clone(&gate));
+        let mut client = client;
+        for piece in input.chunks(step) {
+            client.write_all(piece).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+        let mut messages = Vec::new();
+        loop {
+            let mut message = Vec::new();
+            loop {
+                let mut space = vec![0; 512];
+                let mut buffer = HyperBuf::new(&mut space);
+                let read =
+                    poll_fn(|cx| Pin::new(&mut guard).poll_read(cx, buffer.unfilled())).await;
+                if let Err(error) = &read {
+                    let error = error.get_ref().and_then(|error| error.downcast_ref());
+                    return (messages, error.copied());
+                }
+                if buffer.filled().is_empty() {
+                    return (messages, None);
+                }
+                message.extend_from_slice(buffer.filled());
+                if guard.framing == Framing::Head && guard.start == guard.checked {
+                    break;
+                }
+            }
+            messages.push(message);
+            gate.open();
+        }
+    }
+
+    #[tokio::test]
+    async fn hands_over_one_message_at_a_time_however_it_arrives() {
+        let get = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+        let post = b"POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_vec();
+        let chunked = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-T: 1\r\n\r\n".to_vec();
+        let all = [get.clone(), post.clone(), chunked.clone(), get.clone()].concat();
+        for step in [1, 7, 64, 4096] {
+            let (messages, refusal) = through(&all, step).await;
+            assert_eq!(refusal, None);
+            assert_eq!(
+                messages,
+                [get.clone(), post.clone(), chunked.clone(), get.clone()]
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_ambiguous_framing() {
+        let cases: [(&[u8], HeadError); 9] = [
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::Framing),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", HeadError::Framing),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", HeadError::Framing),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", HeadError::Framing),
+            (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::Framing),
+            (b"GET / HTTP/1.1\nHost: a\n\n", HeadError::LineEnd),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", HeadError::Field),
+            (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", HeadError::Field),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n", HeadError::Chunk),
+        ];
+        for (input, expected) in cases {
+            let (_, refusal) = through(input, 4096).await;
+            assert_eq!(
+                refusal,
+                Some(expected),
+                "{}",
+                String::from_utf8_lossy(input)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_without_end_is_cut() {
+        let mut input = b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec();
+        for i in 0..90 {
+            input.extend_from_slice(format!("x-{i}: {}\r\n", "v".repeat(1000)).as_bytes());
+        }
+        let (messages, refusal) = through(&input, 4096).await;
+        assert!(messages.is_empty());
+        assert_eq!(refusal, Some(HeadError::TooLarge));
+    }
+}

@@ -1,0 +1,118 @@
+//! Headers that the proxy itself adds or takes away.
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
+use wayline_chain::Connection;
+use wayline_model::snapshot::ProxyRole;
+
+use crate::random::Random;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// How long the upstream took to answer, in milliseconds.
+pub(crate) const SERVICE_TIME: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// Path and query before a rewrite.
+pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+
+/// Makes a request's headers what filters and backends may rely on.
+pub(crate) fn prepare_request(
+    headers: &mut HeaderMap,
+    connection: &Connection,
+    role: ProxyRole,
+    random: &Random,
+) {
+    // The codec asks the client for its body itself; protocols are not switched (yet).
+    headers.remove(EXPECT);
+    headers.remove(UPGRADE);
+    // Nobody but a proxy that terminated the client's TLS may vouch for a certificate.
+    headers.remove(&CLIENT_CERT);
+    match role {
+        ProxyRole::Gateway => {
+            append_forwarded_for(headers, connection);
+            headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+        ProxyRole::Waypoint => {
+            if !headers.contains_key(&FORWARDED_PROTO) {
+                headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+            }
+        }
+    }
+    if !headers.contains_key(&REQUEST_ID) {
+        headers.insert(REQUEST_ID, request_id(random));
+    }
+}
+
+/// Drops what belonged to the upstream's connection.
+pub(crate) fn prepare_response(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, connection: &Connection) {
+    let source = connection.source.ip().to_canonical().to_string();
+    let mut chain = String::new();
+    for value in headers.get_all(&FORWARDED_FOR) {
+        if let Ok(value) = value.to_str() {
+            chain.push_str(value);
+            chain.push_str(", ");
+        }
+    }
+    chain.push_str(&source);
+    // Made of parts of header values and an address.
+    if let Ok(value) = HeaderValue::try_from(chain) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+/// A random UUID (RFC 9562 version 4).
+fn request_id(random: &Random) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let high = (random.next() & 0xFFFF_FFFF_FFFF_0FFF) | 0x4000;
+    let low = (random.next() & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000;
+    let mut text = Vec::with_capacity(36);
+    for (half, first) in [(high, 0), (low, 16)] {
+        for nibble in 0..16 {
+            if matches!(first + nibble, 8 | 12 | 16 | 20) {
+                text.push(b'-');
+            }
+            text.push(DIGITS[(half >> (60 - 4 * nibble)) as usize & 0xF]);
+        }
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_version_4_uuid() {
+        let random = Random::new();
+        let id = request_id(&random);
+        let id = id.to_str().unwrap();
+        assert_eq!(id.len(), 36);
+        let parts: Vec<&str> = id.split('-').collect();
+        assert_eq!(
+            parts.iter().map(|part| part.len()).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12]
+        );
+        assert!(parts[2].starts_with('4'), "{id}");
+        assert!(
+            matches!(parts[3].as_bytes()[0], b'8' | b'9' | b'a' | b'b'),
+            "{id}"
+        );
+        assert_ne!(request_id(&random), request_id(&random));
+    }
+}

@@ -1,0 +1,11 @@
+//! HTTP on the way in: the framing guard, the codecs, the exchange, and what closes its book.
+
+pub(crate) mod body;
+pub(crate) mod book;
+pub(crate) mod exchange;
+pub(crate) mod guard;
+pub(crate) mod head;
+pub(crate) mod headers;
+pub(crate) mod redirect;
+pub(crate) mod reply;
+pub(crate) mod server;

@@ -1,0 +1,129 @@
+//! Every way in which the data path itself ends an exchange: one table from cause to status, response
+//! flags, details and body, so that client, log and metrics never disagree. Names and texts are Envoy's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use wayline_chain::LocalReply;
+use wayline_model::request::RequestError;
+use wayline_telemetry::{ResponseFlag, ResponseFlags};
+
+use crate::upstream::send::UpstreamError;
+
+/// A cause and what it looks like from outside.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What the client gets.
+    pub(crate) reply: LocalReply,
+    /// What log and metrics show.
+    pub(crate) flags: ResponseFlags,
+}
+
+/// The request has several readings, or none.
+pub(crate) fn bad_request(error: &RequestError) -> Failure {
+    let details = match error {
+        RequestError::Authority(_) => "request.invalid_authority",
+        RequestError::Method(_) => "request.invalid_method",
+        RequestError::Path(_) => "request.invalid_path",
+        RequestError::Header(_) => "request.invalid_header",
+    };
+    Failure {
+        reply: LocalReply::text(StatusCode::BAD_REQUEST, "Bad Request", details),
+        flags: ResponseFlag::DownstreamProtocolError.into(),
+    }
+}
+
+/// What the connection was opened for is not served any more.
+pub(crate) fn not_served() -> Failure {
+    Failure {
+        reply: LocalReply::text(StatusCode::SERVICE_UNAVAILABLE, "", "cluster_not_found"),
+        flags: ResponseFlag::NoClusterFound.into(),
+    }
+}
+
+/// No route matches.
+pub(crate) fn no_route() -> Failure {
+    Failure {
+        reply: LocalReply::text(StatusCode::NOT_FOUND, "", "route_not_found"),
+        flags: ResponseFlag::NoRouteFound.into(),
+    }
+}
+
+/// A rule, or the backend it chose, is not usable.
+pub(crate) fn broken_route(status: StatusCode, reason: &Arc<str>) -> Failure {
+    Failure {
+        reply: LocalReply::text(status, "", Arc::clone(reason)),
+        flags: ResponseFlags::NONE,
+    }
+}
+
+/// The backend gave no response.
+pub(crate) fn upstream(error: &UpstreamError) -> Failure {
+    let (status, body, details, flags): (StatusCode, Bytes, Arc<str>, ResponseFlags) = match error {
+        UpstreamError::NoEndpoint => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Bytes::from_static(b"no healthy upstream"),
+            "no_healthy_upstream".into(),
+            ResponseFlag::NoHealthyUpstream.into(),
+        ),
+        UpstreamError::Connect { reason, retried } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            before_headers(
+                *retried,
+                &format!("remote connection failure, transport failure reason: {reason}"),
+            ),
+            format!("upstream_reset_before_response_started{{remote_connection_failure|{reason}}}")
+                .into(),
+            with_retries(ResponseFlag::UpstreamConnectionFailure, *retried),
+        ),
+        UpstreamError::Reset { retried } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            before_headers(*retried, "connection termination"),
+            "upstream_reset_before_response_started{connection_termination}".into(),
+            with_retries(ResponseFlag::UpstreamConnectionTermination, *retried),
+        ),
+        UpstreamError::Protocol => (
+            StatusCode::BAD_GATEWAY,
+            before_headers(false, "protocol error"),
+            "upstream_reset_before_response_started{protocol_error}".into(),
+            ResponseFlag::UpstreamProtocolError.into(),
+        ),
+        UpstreamError::Client => (
+            StatusCode::BAD_REQUEST,
+            Bytes::new(),
+            "downstream_remote_disconnect".into(),
+            ResponseFlag::DownstreamConnectionTermination.into(),
+        ),
+    };
+    let mut headers = HeaderMap::with_capacity(1);
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    Failure {
+        reply: LocalReply {
+            status,
+            headers,
+            body,
+            details,
+        },
+        flags,
+    }
+}
+
+fn before_headers(retried: bool, reason: &str) -> Bytes {
+    let how = if retried {
+        "retried and the latest reset reason"
+    } else {
+        "reset reason"
+    };
+    format!("upstream connect error or disconnect/reset before headers. {how}: {reason}").into()
+}
+
+fn with_retries(flag: ResponseFlag, retried: bool) -> ResponseFlags {
+    let mut flags = ResponseFlags::from(flag);
+    if retried {
+        flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
+    flags
+}

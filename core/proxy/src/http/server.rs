@@ -1,0 +1,152 @@
+//! The codecs: HTTP/1 behind the guard, HTTP/2 with prior knowledge.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wayline_telemetry::ResponseFlag;
+
+use super::book::{Book, Details};
+use super::exchange::exchange;
+use super::guard::Guard;
+use super::head::HeadError;
+use crate::ingress::Ingress;
+use crate::io::{Io, Rewound};
+use crate::worker::LocalExecutor;
+
+/// How an HTTP/2 client begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// HTTP/2 limits at an entrance.
+const MAX_STREAMS: u32 = 100;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+const MAX_PENDING_RESETS: usize = 50;
+
+/// Serves HTTP on a stream, whichever version the client begins with. `first` was read already.
+pub(crate) async fn serve(ingress: Rc<Ingress>, mut io: Io, first: BytesMut) {
+    let mut first = first;
+    let version = match detect(&mut io, &mut first).await {
+        Ok(version) => version,
+        Err(error) => {
+            tracing::trace!(%error, "a connection ended before its first request");
+            return;
+        }
+    };
+    match version {
+        Detected::Nothing => {}
+        Detected::Http1 => serve_http1(ingress, io, &first).await,
+        Detected::Http2 => serve_http2(ingress, io, first.freeze()).await,
+    }
+}
+
+enum Detected {
+    Nothing,
+    Http1,
+    Http2,
+}
+
+/// Reads until the bytes are, or cannot become, the HTTP/2 preface.
+async fn detect(io: &mut Io, first: &mut BytesMut) -> io::Result<Detected> {
+    loop {
+        let length = first.len().min(PREFACE.len());
+        if first[..length] != PREFACE[..length] {
+            return Ok(Detected::Http1);
+        }
+        if length == PREFACE.len() {
+            return Ok(Detected::Http2);
+        }
+        first.reserve(4096);
+        if io.read_buf(first).await? == 0 {
+            return Ok(if first.is_empty() {
+                Detected::Nothing
+            } else {
+                Detected::Http1
+            });
+        }
+    }
+}
+
+async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
+    let guard = Guard::new(io, first, Rc::clone(&ingress.gate));
+    let service = {
+        let ingress = Rc::clone(&ingress);
+        service_fn(move |request: Request<Incoming>| exchange(Rc::clone(&ingress), request))
+    };
+    let mut builder = http1::Builder::new();
+    builder.max_headers(128);
+    let mut connection = builder.serve_connection(guard, service);
+    let mut drain = ingress.worker.drain.connection();
+    let outcome = poll_fn(|cx| {
+        if drain.poll(cx).is_ready() {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        Pin::new(&mut connection).poll(cx)
+    })
+    .await;
+    if let Some(error) = ingress.gate.refusal() {
+        refuse(&ingress, connection.into_parts().io.into_inner(), error).await;
+    } else if let Err(error) = outcome {
+        tracing::debug!(%error, "an HTTP/1 connection ended");
+    }
+}
+
+async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
+    let service = {
+        let ingress = Rc::clone(&ingress);
+        service_fn(move |request: Request<Incoming>| exchange(Rc::clone(&ingress), request))
+    };
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS);
+    let io = TokioIo::new(Rewound::new(first, io));
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut drain = ingress.worker.drain.connection();
+    let outcome = poll_fn(|cx| {
+        if drain.poll(cx).is_ready() {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "an HTTP/2 connection ended");
+    }
+}
+
+/// The guard's last word on a connection: hyper never saw the request.
+async fn refuse(ingress: &Rc<Ingress>, mut io: Io, error: HeadError) {
+    let (plan, bound) = ingress.in_force();
+    let mut book = Book::open(ingress, plan, bound);
+    let status = error.status();
+    book.code = status.as_u16();
+    book.flags.insert(ResponseFlag::DownstreamProtocolError);
+    book.details = Details::Static(error.details());
+    book.complete = true;
+    ingress
+        .worker
+        .refusals
+        .note(error.details(), ingress.connection.source, error);
+    let reason = status.canonical_reason().unwrap_or("Bad Request");
+    let answer = format!(
+        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{reason}",
+        status.as_u16(),
+        reason.len(),
+    );
+    // Whoever sent this may be gone; there is nobody else to tell.
+    let _gone = io.write_all(answer.as_bytes()).await;
+    let _gone = io.shutdown().await;
+}

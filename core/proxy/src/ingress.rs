@@ -1,0 +1,124 @@
+//! Where requests come from: one connection of a gateway, or one stream of a tunnel.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use wayline_chain::Connection;
+use wayline_hbone::TunnelAuthority;
+use wayline_model::Snapshot;
+use wayline_model::snapshot::Target;
+use wayline_telemetry::{PeerId, Reporter, SecurityPolicy};
+
+use crate::http::guard::Gate;
+use crate::listener::EntranceKey;
+use crate::plan::{Bound, Place, Plan};
+use crate::worker::Worker;
+
+/// One source of requests.
+pub(crate) struct Ingress {
+    /// The core it lives on.
+    pub(crate) worker: Rc<Worker>,
+    /// Who is at the other end.
+    pub(crate) connection: Rc<Connection>,
+    /// The peer's label set.
+    pub(crate) peer: PeerId,
+    /// Lets one HTTP/1 message pass at a time.
+    pub(crate) gate: Rc<Gate>,
+    origin: Origin,
+    current: RefCell<Option<(Rc<Plan>, Rc<Bound>)>>,
+}
+
+/// What the peer asked for when it came.
+pub(crate) enum Origin {
+    /// A tunnel to this authority.
+    Tunnel(TunnelAuthority),
+    /// A connection to a gateway's port.
+    Entrance(EntranceKey),
+}
+
+impl Origin {
+    /// What that is under a snapshot; `None` when it is not served (any more).
+    pub(crate) fn place(&self, snapshot: &Snapshot) -> Option<Place> {
+        match self {
+            Self::Tunnel(authority) => {
+                target(snapshot, authority).map(|target| Place::Target(Arc::clone(target)))
+            }
+            Self::Entrance(key) => snapshot
+                .entrances
+                .iter()
+                .find(|entrance| key.names(entrance))
+                .map(|entrance| Place::Entrance(Arc::clone(entrance))),
+        }
+    }
+}
+
+impl Ingress {
+    /// A source of requests.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        connection: Rc<Connection>,
+        peer: PeerId,
+        origin: Origin,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            connection,
+            peer,
+            gate: Rc::default(),
+            origin,
+            current: RefCell::default(),
+        })
+    }
+
+    /// What is in force for the next request. Policies and routes are looked up anew whenever the
+    /// plan changed, also on connections that are old.
+    pub(crate) fn in_force(&self) -> (Rc<Plan>, Option<Rc<Bound>>) {
+        let plan = self.worker.plan();
+        if let Some((known, bound)) = &*self.current.borrow()
+            && Rc::ptr_eq(known, &plan)
+        {
+            return (plan, Some(Rc::clone(bound)));
+        }
+        let bound = self
+            .origin
+            .place(&plan.snapshot)
+            .map(|place| plan.bind(&place));
+        *self.current.borrow_mut() = bound
+            .as_ref()
+            .map(|bound| (Rc::clone(&plan), Rc::clone(bound)));
+        (plan, bound)
+    }
+
+    /// The `connection_security_policy` label.
+    pub(crate) fn security(&self) -> SecurityPolicy {
+        if self.connection.mutual_tls {
+            SecurityPolicy::MutualTls
+        } else {
+            SecurityPolicy::Unknown
+        }
+    }
+
+    /// The `reporter` label and the source to report.
+    pub(crate) fn reporter<'a>(&'a self, bound: &'a Bound) -> (Reporter, &'a PeerId) {
+        match Reporter::from(bound.place.proxy().role) {
+            Reporter::Gateway => (Reporter::Gateway, &bound.itself),
+            Reporter::Waypoint => (Reporter::Waypoint, &self.peer),
+        }
+    }
+}
+
+/// The target of a CONNECT authority.
+pub(crate) fn target<'s>(
+    snapshot: &'s Snapshot,
+    authority: &TunnelAuthority,
+) -> Option<&'s Arc<Target>> {
+    match authority {
+        TunnelAuthority::IpPort(address) => {
+            snapshot
+                .tunnels
+                .address(&snapshot.mesh.network, address.ip(), address.port())
+        }
+        TunnelAuthority::Host { host, port } => snapshot.tunnels.host(host.as_str(), *port),
+    }
+}

@@ -1,0 +1,267 @@
+//! Listeners: which ports are open, and which core gets a connection.
+//!
+//! One thread accepts for all cores and *places* each connection on the least busy one. HBONE
+//! connections are few, long and unequal, so that hashing them over cores (SO_REUSEPORT) leaves some
+//! idle and others overrun; for them the hop costs nothing.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wayline_model::Snapshot;
+use wayline_model::snapshot::{Entrance, ProxyRole};
+use wayline_telemetry::Throttle;
+
+use crate::worker::{Handle, Job};
+
+/// Connections the kernel may hold for us.
+const BACKLOG: i32 = 4096;
+
+/// How soon a port that could not be bound is tried again.
+const BIND_RETRY: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses when the process has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names one port of one gateway across snapshots.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct EntranceKey {
+    namespace: Arc<str>,
+    name: Arc<str>,
+    address: IpAddr,
+    port: u16,
+}
+
+impl EntranceKey {
+    fn of(entrance: &Entrance) -> Self {
+        Self {
+            namespace: Arc::clone(&entrance.proxy.namespace),
+            name: Arc::clone(&entrance.proxy.name),
+            address: entrance.address,
+            port: entrance.port,
+        }
+    }
+
+    /// Whether that is the entrance it names.
+    pub(crate) fn names(&self, entrance: &Entrance) -> bool {
+        entrance.port == self.port
+            && entrance.address == self.address
+            && entrance.proxy.name == self.name
+            && entrance.proxy.namespace == self.namespace
+    }
+
+    /// The port written in the Gateway.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// What a port is open for.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Purpose {
+    Hbone,
+    Entrance(EntranceKey),
+}
+
+/// A listener as readiness, findings and `/listeners` show it.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    /// `hbone`, or `<namespace>/<gateway>:<port>`.
+    pub name: String,
+    /// What was asked for.
+    pub wanted: SocketAddr,
+    /// Where it listens, or why it does not (it is retried every second).
+    pub bound: Result<SocketAddr, String>,
+}
+
+/// The state of all listeners; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners(Arc<Mutex<BTreeMap<String, ListenerStatus>>>);
+
+impl Listeners {
+    /// All listeners by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<ListenerStatus> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Where the listener of that name listens.
+    #[must_use]
+    pub fn bound(&self, name: &str) -> Option<SocketAddr> {
+        self.lock()
+            .get(name)
+            .and_then(|status| status.bound.clone().ok())
+    }
+
+    pub(crate) fn set(&self, name: &str, wanted: SocketAddr, bound: Result<SocketAddr, String>) {
+        let status = ListenerStatus {
+            name: name.to_owned(),
+            wanted,
+            bound,
+        };
+        self.lock().insert(name.to_owned(), status);
+    }
+
+    fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ListenerStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the ports open that the snapshot asks for, until told to stop.
+pub(crate) async fn supervise(
+    hbone: SocketAddr,
+    workers: Arc<[Handle]>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    states: Listeners,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut open: BTreeMap<Purpose, JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let wanted = wanted(hbone, &snapshots.borrow_and_update());
+        open.retain(|purpose, task| {
+            let keep = wanted.contains_key(purpose);
+            if !keep {
+                task.abort();
+                states.remove(&name(purpose));
+            }
+            keep
+        });
+        for (purpose, address) in wanted {
+            open.entry(purpose.clone()).or_insert_with(|| {
+                tokio::spawn(listen(
+                    purpose,
+                    address,
+                    Arc::clone(&workers),
+                    states.clone(),
+                ))
+            });
+        }
+        let fed = tokio::select! {
+            changed = snapshots.changed() => changed.is_ok(),
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        if !fed {
+            // Whoever published is gone: the ports stay as they are.
+            let _told = stop.wait_for(|stop| *stop).await;
+            break;
+        }
+    }
+    for (purpose, task) in open {
+        task.abort();
+        states.remove(&name(&purpose));
+    }
+}
+
+fn wanted(hbone: SocketAddr, snapshot: &Snapshot) -> BTreeMap<Purpose, SocketAddr> {
+    let mut wanted: BTreeMap<Purpose, SocketAddr> = snapshot
+        .entrances
+        .iter()
+        .map(|entrance| {
+            let address = SocketAddr::new(entrance.address, entrance.port);
+            (Purpose::Entrance(EntranceKey::of(entrance)), address)
+        })
+        .collect();
+    if snapshot
+        .proxies
+        .iter()
+        .any(|proxy| proxy.role == ProxyRole::Waypoint)
+    {
+        wanted.insert(Purpose::Hbone, hbone);
+    }
+    wanted
+}
+
+/// Names of the listeners a snapshot asks for.
+pub(crate) fn names(snapshot: &Snapshot) -> Vec<String> {
+    let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    wanted(anywhere, snapshot).keys().map(name).collect()
+}
+
+fn name(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::Hbone => "hbone".to_owned(),
+        Purpose::Entrance(key) => format!("{}/{}:{}", key.namespace, key.name, key.port),
+    }
+}
+
+async fn listen(purpose: Purpose, address: SocketAddr, workers: Arc<[Handle]>, states: Listeners) {
+    let name = name(&purpose);
+    let listener = loop {
+        match bind(address) {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let reason = format!("can not listen on {address}: {error}");
+                if states
+                    .lock()
+                    .get(&name)
+                    .is_none_or(|status| status.bound.is_ok())
+                {
+                    tracing::error!(listener = name, "{reason}; it is tried again every second");
+                }
+                states.set(&name, address, Err(reason));
+                tokio::time::sleep(BIND_RETRY).await;
+            }
+        }
+    };
+    let bound = listener.local_addr().unwrap_or(address);
+    tracing::info!(listener = name, address = %bound, "listening");
+    states.set(&name, address, Ok(bound));
+    accept(&purpose, &listener, &workers).await;
+}
+
+async fn accept(purpose: &Purpose, listener: &TcpListener, workers: &[Handle]) {
+    let throttle = Throttle::per_minute();
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_exhausted(&error) => {
+                if throttle.admit("exhausted", Instant::now()).is_some() {
+                    tracing::error!(%error, "accepting pauses: raise the limit of open files");
+                }
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                continue;
+            }
+            // The client was gone before we got to it.
+            Err(_) => continue,
+        };
+        let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) else {
+            return;
+        };
+        let Ok(stream) = stream.into_std() else {
+            continue;
+        };
+        worker.send(match purpose {
+            Purpose::Hbone => Job::Tunnel(stream, source),
+            Purpose::Entrance(key) => Job::Plain(stream, source, key.clone()),
+        });
+    }
+}
+
+/// Opens a listening socket.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM: the kernel will say so again at once.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24 | 105 | 12))
+}

@@ -1,0 +1,204 @@
+//! Tunnels: from a TCP connection on the HBONE port to the streams inside, each with its target.
+
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ::http::{HeaderMap, StatusCode};
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use wayline_chain::Connection;
+use wayline_hbone::{Connect, Handler, Refusal, TunnelAuthority};
+use wayline_model::Identity;
+use wayline_model::snapshot::Target;
+
+use crate::ingress::{self, Ingress, Origin};
+use crate::io::Io;
+use crate::labels;
+use crate::opaque::Opaque;
+use crate::plan::Plan;
+use crate::worker::{LocalExecutor, Worker};
+use crate::{http, sniff};
+
+/// Time for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one HBONE connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: SocketAddr) {
+    let stream = match prepare(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%source, %error, "a connection was gone before it was served");
+            return;
+        }
+    };
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let accepted = match wayline_tls::accept(&worker.certificates, stream, HANDSHAKE_TIMEOUT).await
+    {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            worker.refusals.note(error.reason(), source, &error);
+            return;
+        }
+    };
+    let _open = worker.process.connection("hbone");
+    let settings = worker.hbone.clone();
+    let mut member = worker.drain.connection();
+    let handler = Streams {
+        worker: Rc::clone(&worker),
+        peer: Rc::new(Peer {
+            identity: accepted.peer,
+            source,
+            local,
+        }),
+    };
+    let served = wayline_hbone::serve(accepted.io, &settings, member.begun(), handler).await;
+    if let Err(error) = served {
+        tracing::debug!(%source, %error, "an HBONE connection ended");
+    }
+}
+
+/// Takes a connection over from the thread that accepted it.
+pub(crate) fn prepare(stream: StdTcpStream) -> std::io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}
+
+struct Peer {
+    identity: Identity,
+    source: SocketAddr,
+    local: SocketAddr,
+}
+
+struct Streams {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+}
+
+impl Handler for Streams {
+    fn connect(&mut self, connect: Connect) {
+        let worker = Rc::clone(&self.worker);
+        let peer = Rc::clone(&self.peer);
+        LocalExecutor::spawn(async move {
+            let _busy = worker.load.stream();
+            stream(worker, &peer, connect).await;
+        });
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        self.worker
+            .refusals
+            .note("bad_connect", self.peer.source, refusal);
+    }
+}
+
+/// Serves one stream of a tunnel.
+async fn stream(worker: Rc<Worker>, peer: &Peer, connect: Connect) {
+    let plan = worker.plan();
+    let authority = connect.authority.clone();
+    let Some(target) = ingress::target(&plan.snapshot, &authority).map(Arc::clone) else {
+        let (status, reason) = unserved(&plan, &authority);
+        worker.refusals.note(
+            "unknown_target",
+            peer.source,
+            format_args!("{} asked for {authority}: {reason}", peer.identity),
+        );
+        connect.respond.refuse(status);
+        return;
+    };
+    let connection = Rc::new(connection(&plan, peer, &authority, &target));
+    let peer_id = worker
+        .metrics
+        .intern_peer(labels::peer(&plan.snapshot, &connection));
+    if target.protocol.is_opaque() {
+        let opaque = Opaque::new(worker, plan, &target, connection, peer_id);
+        opaque.serve(connect.respond).await;
+        return;
+    }
+    let tunnel = match connect.respond.accept(HeaderMap::new()) {
+        Ok(tunnel) => Io::Tunnel(tunnel),
+        Err(error) => {
+            tracing::debug!(%error, "a tunnel was gone before it was answered");
+            return;
+        }
+    };
+    let ingress = Ingress::new(
+        Rc::clone(&worker),
+        Rc::clone(&connection),
+        peer_id.clone(),
+        Origin::Tunnel(authority),
+    );
+    if target.protocol.is_http() {
+        http::server::serve(ingress, tunnel, BytesMut::new()).await;
+        return;
+    }
+    let opaque = Opaque::new(worker, plan, &target, connection, peer_id);
+    match Box::pin(sniff::detect(tunnel, &opaque)).await {
+        sniff::Spoken::Http(tunnel, first) => http::server::serve(ingress, tunnel, first).await,
+        sniff::Spoken::Opaque(tunnel, first, upstream) => {
+            opaque.relay(tunnel, first, upstream).await;
+        }
+        sniff::Spoken::Nothing => {}
+    }
+}
+
+fn connection(
+    plan: &Plan,
+    peer: &Peer,
+    authority: &TunnelAuthority,
+    target: &Target,
+) -> Connection {
+    let snapshot = &plan.snapshot;
+    let workload =
+        snapshot
+            .workloads
+            .peer(&snapshot.mesh.network, peer.source.ip(), &peer.identity);
+    Connection {
+        identity: Some(peer.identity.clone()),
+        workload: workload.map(Arc::clone),
+        source: peer.source,
+        local: peer.local,
+        destination_ip: match authority {
+            TunnelAuthority::IpPort(address) => Some(address.ip()),
+            TunnelAuthority::Host { .. } => None,
+        },
+        destination_port: target.port,
+        sni: None,
+        mutual_tls: true,
+    }
+}
+
+/// ztunnel's codes: 400 for what is known and not ours, 503 for what is not known.
+fn unserved(plan: &Plan, authority: &TunnelAuthority) -> (StatusCode, String) {
+    if let TunnelAuthority::IpPort(address) = authority
+        && let Some(reason) = plan.snapshot.tunnels.unserved.get(&address.ip())
+    {
+        return (StatusCode::BAD_REQUEST, reason.to_string());
+    }
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no such target is served here".to_owned(),
+    )
+}
+
+/// Awaits something, unless the peer gives up on a tunnel that was not answered yet.
+pub(crate) async fn unless_abandoned<F: Future>(
+    respond: &mut wayline_hbone::Responder,
+    work: F,
+) -> Option<F::Output> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if respond.poll_abandoned(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}

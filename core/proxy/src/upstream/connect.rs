@@ -1,0 +1,167 @@
+//! Opening connections to endpoints: TCP, or a tunnel through the workload's HBONE port.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+use tokio::net::TcpStream;
+use wayline_hbone::{TunnelAuthority, TunnelPool};
+use wayline_model::service::Transport;
+
+use super::endpoint::EndpointState;
+use super::h1::H1Connection;
+use super::h2::{H2Connection, StreamCount};
+use crate::io::Io;
+
+/// A connection ready for a request.
+pub(crate) enum Checkout {
+    /// Of its own.
+    H1(Box<H1Connection>),
+    /// Shared, with the count of the stream to come.
+    H2(H2Connection, StreamCount),
+}
+
+/// Why no connection came about; the text is for logs (`%UPSTREAM_TRANSPORT_FAILURE_REASON%`).
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectFailure(pub(crate) Arc<str>);
+
+impl ConnectFailure {
+    fn new(reason: impl std::fmt::Display) -> Self {
+        Self(reason.to_string().into())
+    }
+}
+
+/// Takes an idle connection, or opens one; `fresh` asks for a new one.
+pub(crate) async fn checkout(
+    tunnels: &TunnelPool,
+    endpoint: &Rc<EndpointState>,
+    http2: bool,
+    fresh: bool,
+    timeout: Duration,
+) -> Result<Checkout, ConnectFailure> {
+    if http2 {
+        return checkout_h2(tunnels, endpoint, timeout).await;
+    }
+    if !fresh && let Some(connection) = endpoint.take_idle() {
+        return Ok(Checkout::H1(connection));
+    }
+    // Boxed: connecting is rare, and its state would make every request's future larger.
+    let connection = Box::pin(within(endpoint, timeout, async {
+        let io = open(tunnels, endpoint).await?;
+        H1Connection::handshake(io)
+            .await
+            .map_err(ConnectFailure::new)
+    }));
+    Ok(Checkout::H1(connection.await?))
+}
+
+/// Opens the byte stream to an endpoint.
+pub(crate) async fn open_within(
+    tunnels: &TunnelPool,
+    endpoint: &Rc<EndpointState>,
+    timeout: Duration,
+) -> Result<Io, ConnectFailure> {
+    within(endpoint, timeout, open(tunnels, endpoint)).await
+}
+
+async fn checkout_h2(
+    tunnels: &TunnelPool,
+    endpoint: &Rc<EndpointState>,
+    timeout: Duration,
+) -> Result<Checkout, ConnectFailure> {
+    loop {
+        let ready = endpoint
+            .h2
+            .borrow()
+            .iter()
+            .find(|connection| connection.has_room())
+            .cloned();
+        if let Some(connection) = ready {
+            let stream = connection.reserve();
+            return Ok(Checkout::H2(connection, stream));
+        }
+        if endpoint.dialing_h2.get() {
+            endpoint.dialed_h2.notified().await;
+            continue;
+        }
+        let dialing = Dialing::start(endpoint);
+        let connection = Box::pin(within(endpoint, timeout, async {
+            let io = open(tunnels, endpoint).await?;
+            H2Connection::handshake(io)
+                .await
+                .map_err(ConnectFailure::new)
+        }))
+        .await?;
+        let stream = connection.reserve();
+        endpoint.h2.borrow_mut().push(connection.clone());
+        drop(dialing);
+        return Ok(Checkout::H2(connection, stream));
+    }
+}
+
+/// One dial at a time per endpoint; whoever waits tries again when it ends, however it ended.
+struct Dialing<'e>(&'e EndpointState);
+
+impl<'e> Dialing<'e> {
+    fn start(endpoint: &'e EndpointState) -> Self {
+        endpoint.dialing_h2.set(true);
+        Self(endpoint)
+    }
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.0.dialing_h2.set(false);
+        self.0.dialed_h2.notify_waiters();
+    }
+}
+
+/// Bounds a connection attempt and notes how it ended.
+async fn within<T>(
+    endpoint: &EndpointState,
+    timeout: Duration,
+    attempt: impl Future<Output = Result<T, ConnectFailure>>,
+) -> Result<T, ConnectFailure> {
+    let outcome = match tokio::time::timeout(timeout, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ConnectFailure::new(format_args!(
+            "connection timeout after {timeout:?}"
+        ))),
+    };
+    endpoint.connected(outcome.is_ok());
+    outcome
+}
+
+async fn open(tunnels: &TunnelPool, endpoint: &EndpointState) -> Result<Io, ConnectFailure> {
+    let address = endpoint.endpoint.address;
+    match &endpoint.endpoint.transport {
+        Transport::Plain => {
+            let stream = TcpStream::connect(address).await.map_err(describe)?;
+            stream.set_nodelay(true).map_err(describe)?;
+            Ok(Io::Tcp(stream))
+        }
+        Transport::Hbone { gateway, identity } => {
+            let mut headers = HeaderMap::with_capacity(1);
+            headers.insert("x-istio-source", HeaderValue::from_static("waypoint"));
+            tunnels
+                .open(
+                    *gateway,
+                    identity,
+                    &TunnelAuthority::IpPort(address),
+                    &headers,
+                )
+                .await
+                .map(Io::Tunnel)
+                .map_err(ConnectFailure::new)
+        }
+    }
+}
+
+fn describe(error: io::Error) -> ConnectFailure {
+    // Envoy prints the bare reason of the system call; so do we, without `(os error N)`.
+    let text = error.to_string();
+    let reason = text.split(" (os error").next().unwrap_or(&text);
+    ConnectFailure::new(format_args!("delayed connect error: {reason}"))
+}

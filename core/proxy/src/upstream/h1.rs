@@ -1,0 +1,99 @@
+//! HTTP/1 connections to backends, driven inline: the connection is polled by the exchange that uses
+//! it, not by a task of its own, which saves two wake-ups a request.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use crate::http::body::RequestBody;
+use crate::io::Io;
+
+/// A connection with the state machine that drives it.
+pub(crate) struct H1Connection {
+    sender: SendRequest<RequestBody>,
+    /// `None` when the connection is over: dropping the driver answers whoever still waits.
+    driver: Option<Connection<TokioIo<Io>, RequestBody>>,
+    failed: bool,
+    used: bool,
+}
+
+/// A request that got no response.
+pub(crate) struct SendFailure {
+    /// Why.
+    pub(crate) error: hyper::Error,
+    /// The request, if nothing of it was written.
+    pub(crate) unsent: Option<Request<RequestBody>>,
+    /// Whether the connection had served requests before, and may have been closed meanwhile.
+    pub(crate) reused: bool,
+}
+
+impl H1Connection {
+    /// Starts HTTP/1 on a fresh connection.
+    pub(crate) async fn handshake(io: Io) -> hyper::Result<Box<Self>> {
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(200)
+            .handshake(TokioIo::new(io))
+            .await?;
+        Ok(Box::new(Self {
+            sender,
+            driver: Some(driver),
+            failed: false,
+            used: false,
+        }))
+    }
+
+    /// Whether it can take a request now. Costs no system call unless something arrived; no waker of a
+    /// finished exchange stays behind.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.poll_driver(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the response head; the connection comes back to carry the body.
+    pub(crate) async fn send(
+        mut self: Box<Self>,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Box<Self>), SendFailure> {
+        let reused = std::mem::replace(&mut self.used, true);
+        let mut response = pin!(self.sender.try_send_request(request));
+        // The response is only ever completed by the driver, which this future polls itself: waking
+        // the task for it once more would be a wasted turn.
+        let mut unwoken = Context::from_waker(Waker::noop());
+        let outcome = poll_fn(|cx| {
+            self.poll_driver(cx);
+            response.as_mut().poll(&mut unwoken)
+        })
+        .await;
+        match outcome {
+            Ok(response) => Ok((response, self)),
+            Err(mut failure) => {
+                let unsent = failure.take_message();
+                Err(SendFailure {
+                    error: failure.into_error(),
+                    unsent,
+                    reused,
+                })
+            }
+        }
+    }
+
+    /// Lets the connection make progress.
+    pub(crate) fn poll_driver(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && let Poll::Ready(outcome) = Pin::new(driver).poll(cx)
+        {
+            self.failed = outcome.is_err();
+            self.driver = None;
+        }
+    }
+
+    /// Whether the connection broke; what it carried is not complete.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
+    }
+}

@@ -1,0 +1,180 @@
+//! The response body on its way down, carrying the connection it comes from.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::endpoint::InFlight;
+use super::h1::H1Connection;
+use super::h2::StreamCount;
+use crate::http::body::{BodyError, clean_trailers};
+
+/// A response body from upstream.
+pub(crate) struct UpstreamBody {
+    /// Bytes that arrived together with the head.
+    first: Option<Bytes>,
+    rest: Option<Rest>,
+}
+
+struct Rest {
+    body: Incoming,
+    lease: Lease,
+}
+
+/// What a response holds for as long as its body runs.
+pub(crate) enum Lease {
+    /// The connection, which this body drives and gives back.
+    H1(Box<H1Connection>, InFlight),
+    /// A stream of a shared connection, driven by its own task; counted while it lasts.
+    H2 {
+        _stream: StreamCount,
+        _in_flight: InFlight,
+    },
+}
+
+impl UpstreamBody {
+    /// Takes over a body. One that has arrived whole gives its connection back at once.
+    pub(crate) fn new(mut body: Incoming, lease: Lease) -> Self {
+        if body.is_end_stream() {
+            lease.release();
+            return Self {
+                first: None,
+                rest: None,
+            };
+        }
+        let mut now = Context::from_waker(Waker::noop());
+        if !matches!(lease, Lease::H1(..)) {
+            return Self {
+                first: None,
+                rest: Some(Rest { body, lease }),
+            };
+        }
+        let first = match Pin::new(&mut body).poll_frame(&mut now) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Some(data),
+                // hyper yields trailers only behind data or the end, and the end was ruled out.
+                Err(_) => None,
+            },
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
+        };
+        if first.is_some() && body.is_end_stream() {
+            lease.release();
+            return Self { first, rest: None };
+        }
+        Self {
+            first,
+            rest: Some(Rest { body, lease }),
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let Some(rest) = &mut this.rest else {
+            return Poll::Ready(None);
+        };
+        let frame = match rest.poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(frame) => frame,
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                let frame = match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(clean_trailers(trailers)),
+                    Err(frame) => {
+                        if rest.body.is_end_stream() {
+                            this.release();
+                        }
+                        frame
+                    }
+                };
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.rest = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.release();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none()
+            && self
+                .rest
+                .as_ref()
+                .is_none_or(|rest| rest.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
+        let Some(rest) = &self.rest else {
+            return SizeHint::with_exact(first);
+        };
+        let rest = rest.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint.set_lower(rest.lower() + first);
+        hint
+    }
+}
+
+impl UpstreamBody {
+    fn release(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            rest.lease.release();
+        }
+    }
+}
+
+impl Rest {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Lease::H1(connection, _) = &mut self.lease else {
+            return Pin::new(&mut self.body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from)));
+        };
+        // Only the driver fills the body, and it is driven right here: nobody needs waking.
+        let mut unwoken = Context::from_waker(Waker::noop());
+        for drive in [true, false] {
+            if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut unwoken) {
+                if frame.is_none() && connection.failed() {
+                    return Poll::Ready(Some(Err(BodyError::Upstream)));
+                }
+                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            }
+            if drive {
+                connection.poll_driver(cx);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Lease {
+    /// The exchange is over: what can be used again is kept.
+    fn release(self) {
+        match self {
+            Self::H1(connection, in_flight) => in_flight.endpoint().put_idle(connection),
+            Self::H2 { .. } => {}
+        }
+    }
+}

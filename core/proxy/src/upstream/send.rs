@@ -1,0 +1,352 @@
+//! Sending one request: choose an endpoint, take a connection, try again where that is safe.
+
+use std::error::Error as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderMap, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use wayline_model::route::RetryPolicy;
+
+use super::cluster::ClusterState;
+use super::connect::{self, Checkout, ConnectFailure};
+use super::endpoint::{EndpointState, InFlight};
+use super::response::{Lease, UpstreamBody};
+use crate::http::body::{ClientBody, RequestBody};
+use crate::worker::Worker;
+
+/// Attempts that a policy may ask for at the most.
+const MAX_ATTEMPTS: u32 = 20;
+
+/// A request as every attempt sends it.
+pub(crate) struct UpstreamRequest {
+    /// Method.
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) path: PathAndQuery,
+    /// Host, and `:authority`.
+    pub(crate) authority: HeaderValue,
+    /// Headers without `host`.
+    pub(crate) headers: HeaderMap,
+    /// Body, if there is one.
+    pub(crate) body: Option<Rc<ClientBody>>,
+    /// Whether to speak HTTP/2.
+    pub(crate) http2: bool,
+}
+
+/// What the attempts left for the log.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    /// The endpoint tried last.
+    pub(crate) endpoint: Option<Rc<EndpointState>>,
+    /// Why the last connection attempt failed.
+    pub(crate) transport_failure: Option<Arc<str>>,
+    /// How many there were.
+    pub(crate) count: u32,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) enum UpstreamError {
+    /// The cluster has no endpoint.
+    NoEndpoint,
+    /// No endpoint could be connected.
+    Connect { reason: Arc<str>, retried: bool },
+    /// The upstream ended the exchange before the response head.
+    Reset { retried: bool },
+    /// The upstream sent what is not HTTP.
+    Protocol,
+    /// The client broke off inside its body.
+    Client,
+}
+
+/// How one attempt failed.
+enum Failure {
+    Connect(ConnectFailure),
+    /// A connection kept from earlier was closed under the request, which was not looked at.
+    Stale,
+    /// REFUSED_STREAM, or GOAWAY below the stream.
+    Refused,
+    Reset,
+    Protocol,
+}
+
+/// Sends a request and waits for the response head.
+pub(crate) async fn send(
+    worker: &Worker,
+    cluster: &Rc<ClusterState>,
+    request: UpstreamRequest,
+    retry: &RetryPolicy,
+    attempts: &mut Attempts,
+) -> Result<(Response<()>, UpstreamBody), UpstreamError> {
+    let timeout = Duration::from_millis(cluster.cluster().connect_timeout_ms);
+    let mut tried: Vec<Rc<EndpointState>> = Vec::new();
+    let mut request = Some(request);
+    let mut left = retry.attempts.min(MAX_ATTEMPTS);
+    let mut fresh = false;
+    loop {
+        let endpoint = worker
+            .upstreams
+            .pick(cluster, &tried)
+            .ok_or(UpstreamError::NoEndpoint)?;
+        attempts.count += 1;
+        attempts.endpoint = Some(Rc::clone(&endpoint));
+        let outcome = attempt(worker, &endpoint, &mut request, retry, fresh, timeout).await;
+        let retried = attempts.count > 1;
+        let failure = match outcome {
+            Ok((response, body)) => {
+                let again = left > 0
+                    && request.as_ref().is_some_and(can_resend)
+                    && wants_retry(retry, &response);
+                if !again {
+                    return Ok((response, body));
+                }
+                None
+            }
+            Err(failure) => Some(failure),
+        };
+        let resendable = request.as_ref().is_some_and(can_resend);
+        if let Some(body) = request.as_ref().and_then(|request| request.body.as_ref())
+            && body.client_failed()
+        {
+            return Err(UpstreamError::Client);
+        }
+        let spent = left == 0;
+        let exhausted = |permitted: bool| retried && permitted && spent;
+        match failure {
+            None => left -= 1,
+            Some(Failure::Stale) if resendable && !fresh => {
+                // Not an attempt of the policy's: nobody has seen the request.
+                fresh = true;
+                continue;
+            }
+            Some(Failure::Connect(failure)) => {
+                attempts.transport_failure = Some(Arc::clone(&failure.0));
+                if !(retry.on_connect_failure && left > 0 && resendable) {
+                    let retried = exhausted(retry.on_connect_failure);
+                    return Err(UpstreamError::Connect {
+                        reason: failure.0,
+                        retried,
+                    });
+                }
+                left -= 1;
+            }
+            Some(Failure::Refused) if retry.on_refused_stream && left > 0 && resendable => {
+                left -= 1
+            }
+            Some(Failure::Refused) => {
+                return Err(UpstreamError::Reset {
+                    retried: exhausted(retry.on_refused_stream),
+                });
+            }
+            Some(Failure::Stale | Failure::Reset) => {
+                return Err(UpstreamError::Reset { retried: false });
+            }
+            Some(Failure::Protocol) => return Err(UpstreamError::Protocol),
+        }
+        tried.push(endpoint);
+    }
+}
+
+/// One attempt. Leaves the request in place where another attempt could send it.
+async fn attempt(
+    worker: &Worker,
+    endpoint: &Rc<EndpointState>,
+    request: &mut Option<UpstreamRequest>,
+    retry: &RetryPolicy,
+    fresh: bool,
+    timeout: Duration,
+) -> Result<(Response<()>, UpstreamBody), Failure> {
+    let Some(wanted) = request.as_ref() else {
+        return Err(Failure::Reset);
+    };
+    let in_flight = InFlight::on(endpoint);
+    let connection = connect::checkout(&worker.tunnels, endpoint, wanted.http2, fresh, timeout)
+        .await
+        .map_err(Failure::Connect)?;
+    match connection {
+        Checkout::H1(connection) => {
+            // A second sending is only ever needed for what may be sent twice.
+            let message = if is_idempotent(&wanted.method) || !retry.status_codes.is_empty() {
+                wanted.to_h1()
+            } else {
+                match request.take() {
+                    Some(request) => request.into_h1(),
+                    None => return Err(Failure::Reset),
+                }
+            };
+            match connection.send(message).await {
+                Ok((response, connection)) => Ok(split(response, |body| {
+                    UpstreamBody::new(body, Lease::H1(connection, in_flight))
+                })),
+                Err(failure) => {
+                    if let Some(unsent) = failure.unsent
+                        && request.is_none()
+                    {
+                        *request = Some(UpstreamRequest::from_unsent(unsent));
+                        return Err(Failure::Stale);
+                    }
+                    if failure.error.is_parse() {
+                        return Err(Failure::Protocol);
+                    }
+                    Err(if failure.reused {
+                        Failure::Stale
+                    } else {
+                        Failure::Reset
+                    })
+                }
+            }
+        }
+        Checkout::H2(connection, stream) => {
+            let message = wanted.to_h2();
+            match connection.send(message).await {
+                Ok(response) => Ok(split(response, |body| {
+                    UpstreamBody::new(
+                        body,
+                        Lease::H2 {
+                            _stream: stream,
+                            _in_flight: in_flight,
+                        },
+                    )
+                })),
+                Err((error, unsent)) => Err(if unsent.is_some() || was_refused(&error) {
+                    Failure::Refused
+                } else if is_protocol_error(&error) {
+                    Failure::Protocol
+                } else {
+                    Failure::Reset
+                }),
+            }
+        }
+    }
+}
+
+impl UpstreamRequest {
+    fn to_h1(&self) -> Request<RequestBody> {
+        h1_message(
+            self.method.clone(),
+            self.path.clone(),
+            self.authority.clone(),
+            self.headers.clone(),
+            self.attempt_body(),
+        )
+    }
+
+    fn into_h1(self) -> Request<RequestBody> {
+        let body = self.attempt_body();
+        h1_message(self.method, self.path, self.authority, self.headers, body)
+    }
+
+    fn to_h2(&self) -> Request<RequestBody> {
+        let mut message = Request::new(self.attempt_body());
+        *message.method_mut() = self.method.clone();
+        *message.version_mut() = Version::HTTP_2;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = http::uri::Authority::try_from(self.authority.as_bytes()).ok();
+        uri.path_and_query = Some(self.path.clone());
+        if let Ok(uri) = Uri::from_parts(uri) {
+            *message.uri_mut() = uri;
+        }
+        *message.headers_mut() = self.headers.clone();
+        message
+    }
+
+    fn attempt_body(&self) -> RequestBody {
+        self.body
+            .as_ref()
+            .map_or(RequestBody::Empty, ClientBody::attempt)
+    }
+
+    /// Takes a request back that the connection never wrote.
+    fn from_unsent(message: Request<RequestBody>) -> Self {
+        let (mut parts, body) = message.into_parts();
+        let authority = parts
+            .headers
+            .remove(HOST)
+            .unwrap_or(HeaderValue::from_static(""));
+        Self {
+            method: parts.method,
+            path: parts
+                .uri
+                .path_and_query()
+                .cloned()
+                .unwrap_or(PathAndQuery::from_static("/")),
+            authority,
+            headers: parts.headers,
+            body: body.into_client(),
+            http2: false,
+        }
+    }
+}
+
+fn h1_message(
+    method: Method,
+    path: PathAndQuery,
+    authority: HeaderValue,
+    mut headers: HeaderMap,
+    body: RequestBody,
+) -> Request<RequestBody> {
+    headers.insert(HOST, authority);
+    let mut message = Request::new(body);
+    *message.method_mut() = method;
+    *message.uri_mut() = Uri::from(path);
+    *message.headers_mut() = headers;
+    message
+}
+
+fn split(
+    response: Response<Incoming>,
+    body: impl FnOnce(Incoming) -> UpstreamBody,
+) -> (Response<()>, UpstreamBody) {
+    let (parts, incoming) = response.into_parts();
+    (Response::from_parts(parts, ()), body(incoming))
+}
+
+/// Whether a request may be sent another time, as far as its body goes.
+fn can_resend(request: &UpstreamRequest) -> bool {
+    request.body.as_ref().is_none_or(|body| body.can_replay())
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+fn wants_retry(retry: &RetryPolicy, response: &Response<()>) -> bool {
+    if retry.status_codes.contains(&response.status()) {
+        return true;
+    }
+    if response.status() != StatusCode::OK {
+        return false;
+    }
+    match response
+        .headers()
+        .get("grpc-status")
+        .map(HeaderValue::as_bytes)
+    {
+        Some(b"14") => retry.on_grpc_unavailable,
+        Some(b"1") => retry.on_grpc_cancelled,
+        _ => false,
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+}
+
+fn was_refused(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.reason() == Some(h2::Reason::PROTOCOL_ERROR))
+}

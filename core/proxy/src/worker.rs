@@ -1,0 +1,317 @@
+//! A worker: one thread, one core, one runtime. Requests live and die here.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use wayline_chain::FilterSource;
+use wayline_hbone::{Settings as HboneSettings, TunnelPool};
+use wayline_model::Snapshot;
+use wayline_model::route::RouteRule;
+use wayline_telemetry::{AccessLogFiles, CoreMetrics, MetricsHub, ProcessMetrics};
+use wayline_tls::CertificateStore;
+
+use crate::drain::Drain;
+use crate::listener::EntranceKey;
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::refusals::Refusals;
+use crate::upstream::Upstreams;
+use crate::upstream::cluster::Even;
+use crate::{gateway, tunnel};
+
+/// How often idle connections are looked through, idle series let go and log lines handed over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What every worker is given.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// Where snapshots come from.
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Our certificate.
+    pub(crate) certificates: CertificateStore,
+    /// Where filters come from.
+    pub(crate) sources: Arc<[Arc<dyn FilterSource>]>,
+    /// Where counters are registered.
+    pub(crate) hub: Arc<MetricsHub>,
+    /// Access log files of the process.
+    pub(crate) logs: Arc<AccessLogFiles>,
+    /// Refused connections, counted and logged seldom.
+    pub(crate) refusals: Arc<Refusals>,
+    /// Tuning of tunnels.
+    pub(crate) hbone: HboneSettings,
+}
+
+/// A connection for a worker.
+pub(crate) enum Job {
+    /// A TCP connection to the HBONE port.
+    Tunnel(StdTcpStream, SocketAddr),
+    /// A TCP connection to a gateway's port.
+    Plain(StdTcpStream, SocketAddr, EntranceKey),
+    /// Finish what runs, take nothing new.
+    Drain,
+}
+
+/// How busy a worker is, for placing connections.
+#[derive(Default)]
+pub(crate) struct Load {
+    connections: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+impl Load {
+    /// Streams first, then connections: tunnels are few, long and unequal.
+    pub(crate) fn weight(&self) -> (usize, usize) {
+        (
+            self.streams.load(Ordering::Relaxed),
+            self.connections.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Counts a connection from the moment it is placed.
+    pub(crate) fn connection(self: &Arc<Self>) -> LoadGuard {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        LoadGuard {
+            load: Arc::clone(self),
+            stream: false,
+        }
+    }
+
+    /// Counts a tunnel's stream.
+    pub(crate) fn stream(self: &Arc<Self>) -> LoadGuard {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        LoadGuard {
+            load: Arc::clone(self),
+            stream: true,
+        }
+    }
+}
+
+/// Counts for as long as it lives.
+pub(crate) struct LoadGuard {
+    load: Arc<Load>,
+    stream: bool,
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        let counter = if self.stream {
+            &self.load.streams
+        } else {
+            &self.load.connections
+        };
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A worker as the rest of the process sees it.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    /// How busy it is.
+    pub(crate) load: Arc<Load>,
+    jobs: mpsc::UnboundedSender<(Job, Option<LoadGuard>)>,
+}
+
+impl Handle {
+    /// Hands over a job. A worker that is gone drops it, which closes the connection.
+    pub(crate) fn send(&self, job: Job) {
+        let guard = match job {
+            Job::Drain => None,
+            Job::Tunnel(..) | Job::Plain(..) => Some(self.load.connection()),
+        };
+        let _gone = self.jobs.send((job, guard));
+    }
+}
+
+/// Starts a worker. Its thread ends when it was told to drain and everything has finished, or when
+/// its handle is dropped.
+pub(crate) fn start(index: usize, shared: Shared) -> io::Result<(Handle, JoinHandle<()>)> {
+    let (jobs, inbox) = mpsc::unbounded_channel();
+    let load = Arc::new(Load::default());
+    let handle = Handle {
+        load: Arc::clone(&load),
+        jobs,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("wayline-{index}"))
+        .spawn(move || run(shared, load, inbox))?;
+    Ok((handle, thread))
+}
+
+/// What one core knows and holds.
+pub(crate) struct Worker {
+    /// Pools and balancing.
+    pub(crate) upstreams: Upstreams,
+    /// Tunnels to backends.
+    pub(crate) tunnels: TunnelPool,
+    /// Our certificate.
+    pub(crate) certificates: CertificateStore,
+    /// Counters of this core.
+    pub(crate) metrics: Rc<CoreMetrics>,
+    /// Counters of the process.
+    pub(crate) process: ProcessMetrics,
+    /// Refused connections.
+    pub(crate) refusals: Arc<Refusals>,
+    /// How busy we are.
+    pub(crate) load: Arc<Load>,
+    /// Tells connections to finish.
+    pub(crate) drain: Drain,
+    /// For request ids and first choices.
+    pub(crate) random: Random,
+    /// Tuning of tunnels.
+    pub(crate) hbone: HboneSettings,
+    sources: Arc<[Arc<dyn FilterSource>]>,
+    logs: Arc<AccessLogFiles>,
+    plan: RefCell<Rc<Plan>>,
+    shares: RefCell<FxHashMap<usize, Even>>,
+}
+
+impl Worker {
+    /// The plan in force.
+    pub(crate) fn plan(&self) -> Rc<Plan> {
+        Rc::clone(&self.plan.borrow())
+    }
+
+    /// The next point of a rule's walk over its weights.
+    pub(crate) fn share(&self, rule: &Arc<RouteRule>) -> u32 {
+        self.shares
+            .borrow_mut()
+            .entry(Arc::as_ptr(rule) as usize)
+            .or_insert_with(|| Even::starting_at(self.random.next() as u32))
+            .next()
+    }
+
+    fn adopt(&self, snapshot: Arc<Snapshot>) {
+        self.upstreams.adopt(&snapshot);
+        self.shares.borrow_mut().clear();
+        let before = self.plan();
+        let log = before.log_for(&snapshot, &self.logs);
+        *self.plan.borrow_mut() = Rc::new(Plan::new(
+            snapshot,
+            Arc::clone(&self.sources),
+            Rc::clone(&self.metrics),
+            log,
+        ));
+    }
+}
+
+fn run(shared: Shared, load: Arc<Load>, inbox: mpsc::UnboundedReceiver<(Job, Option<LoadGuard>)>) {
+    let runtime = match Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker has no event loop and does not serve");
+            return;
+        }
+    };
+    runtime.block_on(serve(shared, load, inbox));
+}
+
+async fn serve(
+    shared: Shared,
+    load: Arc<Load>,
+    mut inbox: mpsc::UnboundedReceiver<(Job, Option<LoadGuard>)>,
+) {
+    let metrics = Rc::new(shared.hub.core());
+    let mut snapshots = shared.snapshots.clone();
+    let first = Arc::clone(&snapshots.borrow_and_update());
+    let empty = Plan::new(
+        Arc::default(),
+        Arc::clone(&shared.sources),
+        Rc::clone(&metrics),
+        None,
+    );
+    let worker = Rc::new(Worker {
+        upstreams: Upstreams::new(Rc::clone(&metrics)),
+        tunnels: TunnelPool::new(shared.certificates.clone(), shared.hbone.clone()),
+        certificates: shared.certificates,
+        metrics,
+        process: shared.hub.process().clone(),
+        refusals: shared.refusals,
+        load,
+        drain: Drain::default(),
+        random: Random::new(),
+        hbone: shared.hbone,
+        sources: shared.sources,
+        logs: shared.logs,
+        plan: RefCell::new(Rc::new(empty)),
+        shares: RefCell::default(),
+    });
+    worker.adopt(first);
+
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut fed = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = worker.drain.done() => break,
+            changed = snapshots.changed(), if fed => match changed {
+                Ok(()) => {
+                    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                    worker.adopt(snapshot);
+                }
+                // Whoever published is gone: the last knowledge stays.
+                Err(_) => fed = false,
+            },
+            job = inbox.recv() => match job {
+                Some((Job::Drain, _)) => {
+                    worker.drain.begin();
+                    worker.tunnels.clear();
+                }
+                Some((job, guard)) => accept(&worker, job, guard),
+                None => break,
+            },
+            _ = sweep.tick() => {
+                worker.upstreams.sweep();
+                worker.metrics.maintain();
+                worker.plan().flush_log();
+            }
+        }
+    }
+    worker.plan().flush_log();
+}
+
+fn accept(worker: &Rc<Worker>, job: Job, guard: Option<LoadGuard>) {
+    let worker = Rc::clone(worker);
+    LocalExecutor::spawn(async move {
+        let _placed = guard;
+        match job {
+            Job::Tunnel(stream, source) => tunnel::serve(worker, stream, source).await,
+            Job::Plain(stream, source, key) => gateway::serve(worker, stream, source, key).await,
+            Job::Drain => {}
+        }
+    });
+}
+
+/// Runs tasks on the worker's own thread; hyper's HTTP/2 asks for one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl LocalExecutor {
+    /// Spawns a task. A panic ends the task alone.
+    pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
