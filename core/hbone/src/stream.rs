@@ -90,15 +90,10 @@ impl TunnelStream {
         })
     }
 
-    /// Resets the stream now, discarding what is queued; `cancel` tells the peer that nobody is
-    /// interested any more, otherwise that something went wrong here.
-    pub fn reset(mut self, cancel: bool) {
-        let reason = if cancel {
-            Reason::CANCEL
-        } else {
-            Reason::INTERNAL_ERROR
-        };
-        self.send.send_reset(reason);
+    /// Resets the stream with INTERNAL_ERROR, discarding what is queued: something went wrong on
+    /// this side. Plain dropping says CANCEL: nobody is interested any more.
+    pub fn fail(mut self) {
+        self.send.send_reset(Reason::INTERNAL_ERROR);
     }
 
     /// Makes `chunk` non-empty, or leaves it empty at the end of the stream.

@@ -372,7 +372,7 @@ fn a_dropped_client_stream_is_a_reset_for_the_server() {
 }
 
 #[test]
-fn a_dropped_server_stream_fails_the_clients_reads_and_blocked_writes() {
+fn a_failed_server_stream_fails_the_clients_reads_and_blocked_writes() {
     on_a_core(|| async {
         let mesh = Mesh::new();
         let (leave, left) = oneshot::channel::<()>();
@@ -384,7 +384,7 @@ fn a_dropped_server_stream_fails_the_clients_reads_and_blocked_writes() {
                     let left = left.borrow_mut().take().unwrap();
                     async move {
                         left.await.unwrap();
-                        drop(tunnel);
+                        tunnel.fail();
                     }
                 }),
             )

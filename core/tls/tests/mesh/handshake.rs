@@ -170,6 +170,24 @@ async fn a_client_without_certificate_is_refused() {
 }
 
 #[tokio::test]
+async fn a_chain_longer_than_ten_certificates_is_not_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = DevCa::open_or_create(&dir.path().join("ca")).unwrap();
+    let server = store(&ca, SERVER);
+    let mut bundle = ca
+        .issue(&identity(CLIENT), DEFAULT_LIFETIME)
+        .unwrap()
+        .bundle();
+    bundle.cert_chain.extend(ca.root_pem().repeat(9).bytes());
+    attempt(&server, careless_client(Some(&bundle), &["h2"]))
+        .await
+        .unwrap();
+    bundle.cert_chain.extend(ca.root_pem().bytes());
+    let refused = attempt(&server, careless_client(Some(&bundle), &["h2"])).await;
+    assert_eq!(refused.unwrap_err().reason(), "bad_certificate");
+}
+
+#[tokio::test]
 async fn only_h2_is_negotiated() {
     let dir = tempfile::tempdir().unwrap();
     let ca = DevCa::open_or_create(&dir.path().join("ca")).unwrap();
