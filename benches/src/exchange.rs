@@ -163,7 +163,9 @@ impl Head {
             return Ok(None);
         };
         let bad = |what| unreadable(what, message);
-        let mut lines = message[..end].split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+        let mut lines = message[..end]
+            .split(|b| *b == b'\n')
+            .map(<[u8]>::trim_ascii);
         let status = lines
             .next()
             .and_then(|line| line.strip_prefix(b"HTTP/1.1 "))
@@ -190,9 +192,7 @@ impl Head {
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (found, rest) = line.split_at_checked(name.len())?;
     let value = rest.strip_prefix(b":")?;
-    found
-        .eq_ignore_ascii_case(name)
-        .then(|| value.trim_ascii())
+    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -262,7 +262,10 @@ mod tests {
 
     #[tokio::test]
     async fn backend_takes_only_what_the_generator_sends() {
-        for bytes in ["POST / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n"] {
+        for bytes in [
+            "POST / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
             let (mut near, far) = tokio::io::duplex(BUFFER);
             near.write_all(bytes.as_bytes()).await.unwrap();
             respond(far).await.unwrap();

@@ -348,3 +348,94 @@ where
 fn shown(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::spawn_local;
+
+    use super::*;
+    use crate::exchange::respond;
+
+    /// Runs a short job against our own process, which serves each connection by `serve`.
+    fn run_against<S, F>(denied_path: Option<&str>, serve: S) -> Result<Measurement, LoadError>
+    where
+        S: Fn(TcpStream) -> F + 'static,
+        F: Future<Output = std::io::Result<()>> + 'static,
+    {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let job = Job {
+                pid: std::process::id(),
+                target: listener.local_addr().unwrap(),
+                entrance: Entrance::Plain { connections: 3 },
+                path: "/api/items".to_owned(),
+                denied_path: denied_path.map(str::to_owned),
+                warmup: 0.01,
+                seconds: 0.05,
+            };
+            spawn_local(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    spawn_local(serve(tcp));
+                }
+            });
+            run(&job, &CertificateStore::new()).await
+        })
+    }
+
+    /// Answers every request so.
+    async fn always(mut tcp: TcpStream, reply: &'static str) -> std::io::Result<()> {
+        let mut request = [0; 1024];
+        while tcp.read(&mut request).await? > 0 {
+            tcp.write_all(reply.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn counts_what_was_answered() {
+        let measured = run_against(None, respond).unwrap();
+        assert!(measured.requests > 0);
+        assert!(measured.p50 > 0.0 && measured.p50 <= measured.p99);
+        assert!(measured.seconds >= 0.05);
+    }
+
+    #[test]
+    fn one_wrong_answer_is_the_end() {
+        for reply in [
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse",
+        ] {
+            let outcome = run_against(None, move |tcp| always(tcp, reply));
+            assert!(matches!(outcome, Err(LoadError::Answer { .. })), "{reply}");
+        }
+        let hung_up = run_against(None, async |tcp| {
+            drop(tcp);
+            Ok(())
+        });
+        assert!(matches!(hung_up, Err(LoadError::Exchange { .. })));
+    }
+
+    #[test]
+    fn a_policy_that_is_not_enforced_is_the_end() {
+        let outcome = run_against(Some("/nowhere"), respond);
+        let expected = "403";
+        assert!(
+            matches!(outcome, Err(LoadError::Answer { status: 200, expected: e, .. }) if e == expected)
+        );
+    }
+
+    #[test]
+    fn silence_is_the_end() {
+        let outcome = run_against(None, async |mut tcp| {
+            tcp.read_to_end(&mut Vec::new()).await.map(drop)
+        });
+        assert!(matches!(outcome, Err(LoadError::Stalled(_))));
+    }
+}

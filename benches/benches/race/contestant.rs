@@ -113,7 +113,11 @@ pub(crate) fn set_up(who: impl Iterator<Item = Contestant>) -> Result<Vec<String
 
 fn bare(scene: Scene, core: usize, address: SocketAddr, places: &Places) -> Command {
     let mut command = pinned(core, env!("CARGO_BIN_EXE_bench-bare"));
-    let entrance = if scene.hbone_in() { "--hbone" } else { "--plain" };
+    let entrance = if scene.hbone_in() {
+        "--hbone"
+    } else {
+        "--plain"
+    };
     command.args([entrance, &address.to_string()]);
     if scene.hbone_in() {
         command.arg("--identity").arg(&places.identity);

@@ -81,7 +81,11 @@ pub(crate) fn envoy(
     } else {
         String::new()
     };
-    let upstream = if scene.hbone_out() { "captured" } else { "plain" };
+    let upstream = if scene.hbone_out() {
+        "captured"
+    } else {
+        "plain"
+    };
     let (hbone_address, hbone_port) = HBONE_BACKEND.split_once(':').unwrap_or_default();
     let config = fill(
         template,

@@ -40,7 +40,8 @@ pub(crate) fn envoy(with_identity: bool) -> Value {
     let policies: serde_json::Map<String, Value> = prefixes()
         .enumerate()
         .map(|(rule, prefix)| {
-            let method = json!({ "header": { "name": ":method", "string_match": { "exact": "GET" } } });
+            let method =
+                json!({ "header": { "name": ":method", "string_match": { "exact": "GET" } } });
             let path = json!({ "url_path": { "path": { "prefix": prefix } } });
             let all_of = json!([
                 { "or_rules": { "rules": [method] } },

@@ -118,7 +118,10 @@ pub(crate) fn not_run(command: &Command, error: &std::io::Error) -> Error {
 
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|w| w.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A port of 127.0.0.1 on which nobody listens now.
@@ -137,7 +140,10 @@ pub(crate) fn answers_ok(address: SocketAddr, path: &str) -> bool {
     let get = || -> std::io::Result<String> {
         let mut tcp = TcpStream::connect(address)?;
         tcp.set_read_timeout(Some(Duration::from_secs(1)))?;
-        write!(tcp, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        write!(
+            tcp,
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         tcp.read_to_string(&mut answer)?;
         Ok(answer)

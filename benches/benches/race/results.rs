@@ -24,11 +24,7 @@ pub(crate) fn write(
     Ok(path)
 }
 
-fn document(
-    entries: &[Entry],
-    versions: &[String],
-    options: &Options,
-) -> Result<String, Error> {
+fn document(entries: &[Entry], versions: &[String], options: &Options) -> Result<String, Error> {
     let rustc = output(Command::new("rustc").arg("--version"))?;
     let date = Timestamp::now().strftime("%Y-%m-%d");
     let mut scenes = String::new();
@@ -75,7 +71,10 @@ Budgets (ratio of CPU time per request, median over rounds):
 
 fn command() -> String {
     let mut text = "cargo bench -p wayline-benches --bench race".to_owned();
-    let own: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let own: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
     if !own.is_empty() {
         text += " -- ";
         text += &own.join(" ");

@@ -76,9 +76,7 @@ fn manifests(scene: Scene, address: SocketAddr, places: &Places) -> Vec<Value> {
     let (cluster_ip, port) = AUTHORITY.split_once(':').unwrap_or_default();
     let port: u16 = port.parse().unwrap_or_default();
     let pod: Option<SocketAddr> = POD_AUTHORITY.parse().ok();
-    let endpoint = pod
-        .filter(|_| scene.hbone_out())
-        .unwrap_or(places.backend);
+    let endpoint = pod.filter(|_| scene.hbone_out()).unwrap_or(places.backend);
 
     let mut items = vec![
         json!({

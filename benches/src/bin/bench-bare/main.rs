@@ -31,7 +31,7 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 
 /// Exactly one of --plain and --hbone is the entrance.
 #[derive(Parser)]
-#[group(id = "entrance", required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("entrance").required(true)))]
 struct Options {
     /// Take plain HTTP/1.1 on this address.
     #[arg(long, group = "entrance")]
