@@ -1,12 +1,14 @@
 //! The authorization filter on the bench, with policies as users write them.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, uri::PathAndQuery};
 use serde_json::{Value, json};
 use wayline_chain::bench::{Bench, Head, Request};
-use wayline_chain::{Chain, LocalReply, Phase, Scope};
+use wayline_chain::{Chain, LocalReply, Phase, Scope, Started};
 use wayline_filters::native_sources;
 use wayline_model::Snapshot;
 use wayline_model::authorization::{AttachedPolicy, Authorization};
@@ -150,6 +152,31 @@ fn identity_method_and_port_all_count() {
     refusal(&mut port);
     let mut nobody = Bench::start(&chain, get("/reviews/1"));
     refusal(&mut nobody);
+}
+
+#[test]
+fn server_name_and_addresses_are_what_the_connection_and_trusted_hops_say() {
+    let cases = [
+        json!({ "when": [{ "key": "connection.sni", "values": ["reviews.test"] }] }),
+        json!({ "when": [{ "key": "destination.ip", "values": ["10.1.2.3"] }] }),
+        json!({ "from": [{ "source": { "remoteIpBlocks": ["203.0.113.9"] } }] }),
+    ];
+    for rule in cases {
+        let chain = chain(&compiled(&[policy(
+            "only",
+            json!({ "rules": [rule.clone()] }),
+        )]));
+        let known = get("/").connection(|connection| {
+            connection.sni = Some("reviews.test".into());
+            connection.destination_ip = Some([10, 1, 2, 3].into());
+        });
+        let mut context = known.context();
+        context.remote_ip = [203, 0, 113, 9].into();
+        let started = chain.begin(&mut context);
+        assert!(matches!(started, Started::Passed { .. }), "{rule}");
+
+        refusal(&mut Bench::start(&chain, get("/")));
+    }
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl Exchange {
     }
 
     /// What ended the exchange while its request body was read.
-    pub(crate) fn poll_interrupt(&mut self, task: &mut task::Context<'_>) -> Poll<Interrupt> {
+    pub(crate) fn poll_interrupt(&mut self, task: &task::Context<'_>) -> Poll<Interrupt> {
         self.wait(task);
         match self.interrupt.take() {
             Some(interrupt) => Poll::Ready(interrupt),
@@ -291,7 +291,7 @@ impl Exchange {
             if self.request.flow.head_passed() {
                 match self.chain.begin_from(&mut self.next, &mut self.context) {
                     Begun::All => {}
-                    Begun::Reply(reply) => return Err(Fate::Reply(reply)),
+                    Begun::Reply(reply) => return Err(Fate::Reply(Box::new(reply))),
                     Begun::Stream(slot) => {
                         self.open(slot);
                         continue;
@@ -332,7 +332,7 @@ impl Exchange {
     /// Ends the request side.
     fn end_request(&mut self, fate: Fate) -> Interrupt {
         let interrupt = match fate {
-            Fate::Reply(reply) => Interrupt::Reply(reply),
+            Fate::Reply(reply) => Interrupt::Reply(*reply),
             Fate::Reset(details) => Interrupt::Reset(details),
             Fate::Overflow => Interrupt::Reply(LocalReply::text(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -512,7 +512,7 @@ impl Lane {
 
 fn response_interrupt(fate: Fate) -> Interrupt {
     match fate {
-        Fate::Reply(reply) => Interrupt::Reply(reply),
+        Fate::Reply(reply) => Interrupt::Reply(*reply),
         Fate::Reset(details) => Interrupt::Reset(details),
         Fate::Overflow => Interrupt::Reply(LocalReply::text(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -28,9 +28,9 @@ pub(crate) struct Flow {
 
 /// Why a flow ends before its time.
 pub(crate) enum Fate {
-    /// A filter answers instead, or too much is held.
-    Reply(LocalReply),
-    /// A filter, or the lack of room, ends the exchange.
+    /// A filter answers instead.
+    Reply(Box<LocalReply>),
+    /// A filter ends the exchange.
     Reset(Arc<str>),
     /// A filter was shown more than may be held for it.
     Overflow,
@@ -459,7 +459,7 @@ fn pause_of(step: Step) -> Result<Pause, Fate> {
         Step::Continue => Ok(Pause::No),
         Step::Pause => Ok(Pause::Fed),
         Step::Hold => Ok(Pause::Held),
-        Step::Reply(reply) => Err(Fate::Reply(reply)),
+        Step::Reply(reply) => Err(Fate::Reply(Box::new(reply))),
         Step::Reset(details) => Err(Fate::Reset(details)),
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use wayline_chain::bench::{Bench, Head, Request, chain_of};
 use wayline_chain::{Chain, Interrupt, Needs, Phase, Step};
 
@@ -253,4 +253,39 @@ fn an_announced_length_that_a_filter_made_a_lie_never_reaches_a_peer() {
             "{interrupt:?}"
         );
     }
+}
+
+#[test]
+fn a_filter_that_holds_is_fed_nothing_by_an_earlier_filter_either() {
+    let log = Log::default();
+    let gather = Probe::new("a", EVERYTHING, &log).on("request_headers", Step::Pause);
+    let holds = Probe::new("b", EVERYTHING, &log).on("request_headers", Step::Hold);
+    let chain = chain(vec![
+        gather.at(Phase::Custom, 0),
+        holds.at(Phase::Extension, 0),
+    ]);
+    let mut bench = Bench::start(&chain, Request::post("/"));
+    bench.send("ab").send("cd");
+    assert!(matches!(bench.head(), Head::Paused));
+    assert_eq!(
+        lines(&log)[1..],
+        ["a request_body b\"ab\" false", "b request_headers / false",]
+    );
+    assert_eq!(bench.unread(), 1);
+    holds.resume("resume_request", Step::Continue);
+    assert_passed(&mut bench);
+    assert_eq!(bench.upstream().body(), "abcd");
+}
+
+#[test]
+fn a_length_without_a_body_stays_as_the_upstream_sent_it() {
+    let log = Log::default();
+    let probe = Probe::new("a", EVERYTHING, &log);
+    let mut bench = Bench::start(&chain_of(probe), Request::new(Method::HEAD, "/"));
+    assert_passed(&mut bench);
+    bench
+        .respond(StatusCode::OK, &[("content-length", "10")])
+        .end_back(None);
+    assert_eq!(bench.response().unwrap().headers["content-length"], "10");
+    assert!(bench.client().ended);
 }

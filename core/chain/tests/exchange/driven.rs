@@ -117,7 +117,7 @@ fn a_sender_that_breaks_off_is_told_apart_from_a_filter_that_does() {
     let probe = Probe::new("a", EVERYTHING, &log);
     let run = running(&probe, Request::post("/"));
     let _ = now(run.request(&mut Chunks(vec![]))).unwrap();
-    let mut sent = run.request_body(Chunks(vec!["broken"]));
+    let mut sent = run.request_body(Chunks(vec!["more", "broken"]));
     let error = poll_data(&mut sent).unwrap().unwrap_err();
     assert!(matches!(error, BodyError::Source(_)), "{error:?}");
     assert!(poll_data(&mut sent).is_none(), "nothing follows an error");

@@ -1,8 +1,9 @@
 //! Who is told what, and when an exchange begins and ends.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use wayline_chain::bench::{Bench, Head, Request, chain_of};
 use wayline_chain::{
     Begin, Filter, LocalReply, Needs, Phase, Placed, RequestContext, Step, StreamFilter, Summary,
@@ -105,6 +106,9 @@ fn a_later_filter_begins_with_the_head_as_an_earlier_one_left_it() {
     let mut bench = Bench::start(&after, Request::get("/"));
     let head = bench.head();
     assert!(matches!(head, Head::Passed { rewritten: true }), "{head:?}");
+    bench.context(|context| {
+        context.request_mut();
+    });
     let reply = bench.run().unwrap().judge_again().unwrap();
     assert_eq!(&*reply.details, "judged");
     assert_eq!(
@@ -171,4 +175,35 @@ fn an_exchange_that_is_dropped_midway_is_completed_once_even_if_a_filter_panics(
     lines(&log);
     drop(bench);
     assert_eq!(lines(&log), ["a complete Some(200) 2 0"]);
+}
+
+#[test]
+fn the_summary_shows_the_response_headers_that_were_sent() {
+    struct Watches(Rc<Cell<Option<usize>>>);
+    impl Filter for Watches {
+        fn name(&self) -> &str {
+            "watches"
+        }
+        fn needs(&self) -> Needs {
+            Needs {
+                response_headers: true,
+                ..Needs::default()
+            }
+        }
+        fn begin(&self, _: &mut RequestContext) -> Begin {
+            Begin::Stream(Box::new(Self(Rc::clone(&self.0))))
+        }
+    }
+    impl StreamFilter for Watches {
+        fn complete(&mut self, _: &mut RequestContext, summary: &Summary<'_>) {
+            self.0.set(summary.response_headers.map(HeaderMap::len));
+        }
+    }
+    let seen = Rc::new(Cell::new(None));
+    let mut bench = Bench::start(&chain_of(Watches(Rc::clone(&seen))), Request::get("/"));
+    assert_passed(&mut bench);
+    bench.respond(StatusCode::OK, &[("x-a", "1"), ("x-b", "2")]);
+    assert!(bench.response().is_some());
+    drop(bench);
+    assert_eq!(seen.get(), Some(2));
 }

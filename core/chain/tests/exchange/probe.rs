@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use wayline_chain::bench::{Bench, Head, Request};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use wayline_chain::bench::{Bench, Head};
 use wayline_chain::{
     Begin, Chain, Direction, Filter, Held, LocalReply, Needs, Phase, Placed, RequestContext,
     ResponseHead, Step, StreamFilter, Summary,

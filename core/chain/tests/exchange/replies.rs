@@ -188,3 +188,16 @@ fn a_reset_has_no_answer() {
     drop(bench);
     assert_eq!(lines(&log)[1..], ["a complete None 0 0"]);
 }
+
+#[test]
+fn a_reply_whose_status_has_no_body_gets_none() {
+    let log = Log::default();
+    let probe = Probe::new("a", EVERYTHING, &log).on("begin", reply(StatusCode::NO_CONTENT));
+    let mut bench = Bench::start(&chain_of(probe), Request::get("/"));
+    let Head::Replied(reply) = bench.head() else {
+        panic!("no reply");
+    };
+    let head = bench.reply(reply).response().unwrap();
+    assert!(!head.headers.contains_key("content-length"));
+    assert_eq!(bench.client().body(), "");
+}
