@@ -14,6 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
 use wayline_model::CanonicalRequest;
+use wayline_model::request::RequestError;
+use wayline_model::request::path::has_malformed_escape;
 use wayline_model::route::{RouteAction, RouteRule, Routes};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
@@ -78,6 +80,10 @@ async fn serve(
         Err(error) => return Ok(local(book, reply::bad_request(&error))),
     };
     let role = bound.place.proxy().role;
+    if role == ProxyRole::Gateway && has_malformed_escape(request.path()) {
+        let error = RequestError::Path("an escape is not two hexadecimal digits");
+        return Ok(local(book, reply::bad_request(&error)));
+    }
     headers::prepare_request(
         &mut request.headers,
         &ingress.connection,
