@@ -1,10 +1,16 @@
 //! Where knowledge comes from.
 //!
-//! This room owns the sources of configuration: a folder of manifests today, read, watched and
-//! handed to the model's translation, whose snapshots and findings it publishes.
-//! It refuses to know requests: the data path sees what is published here and nothing else.
+//! This room owns the sources of configuration (a folder of manifests today: read, watched, handed
+//! to the model's translation, published with file and line of everything that is wrong) and of our
+//! own certificate. It refuses to know requests: the data path sees what is published here and
+//! nothing else; and it refuses to know what an object means, which is the model's.
+//!
+//! The paved path: [`FolderSource::start`], then its [`Publication`]; [`check`] for a single look.
 
-mod document;
-mod yaml;
+mod folder;
+pub mod identity;
+mod publish;
 
-pub use document::{Document, Fault, Parsed, parse};
+pub use folder::{Checked, FolderSource, SourceError, check};
+pub use identity::IdentityFolder;
+pub use publish::Publication;

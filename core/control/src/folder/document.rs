@@ -4,62 +4,77 @@
 //! items. Refuses to know what the objects mean; that is `wayline-model`'s.
 
 use serde_json::Value;
+use wayline_model::ObjectRef;
 
-use crate::yaml::{self, Node};
+use super::yaml::{self, Node};
 
 /// How deep lists of lists are unfolded.
 const MAX_LIST_DEPTH: usize = 4;
 
 /// One object as it stands in a file.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// The object.
-    pub value: Value,
+    pub(crate) value: Value,
     lines: Lines,
 }
 
 /// One place in a file that keeps a document from being read.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Line, counted from 1.
-    pub line: u32,
+    pub(crate) line: u32,
     /// Column, counted from 1.
-    pub column: u32,
+    pub(crate) column: u32,
     /// What is wrong.
-    pub reason: String,
+    pub(crate) reason: String,
     /// What the author can do.
-    pub remedy: Option<&'static str>,
+    pub(crate) remedy: Option<&'static str>,
+    /// What the document seems to describe, told from its lines as far as they can be read.
+    pub(crate) object: Option<ObjectRef>,
 }
 
 /// What one file holds.
 #[derive(Clone, Debug, Default)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// The objects that could be read, in the order of the text.
-    pub documents: Vec<Document>,
+    pub(crate) documents: Vec<Document>,
     /// Why others could not.
-    pub faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Document {
     /// The line the object begins on.
-    #[must_use]
-    pub fn line(&self) -> u32 {
+    pub(crate) fn line(&self) -> u32 {
         self.lines.line
     }
 
     /// The line of a field such as `spec.rules[0].matches[1].path.value`; of its nearest ancestor
     /// that exists when the field itself does not.
-    #[must_use]
-    pub fn line_of(&self, field: &str) -> u32 {
+    pub(crate) fn line_of(&self, field: &str) -> u32 {
         self.lines.find(field)
+    }
+
+    /// MeshConfig is YAML inside a string: its fields get lines of their own.
+    fn find_mesh_config(&mut self) {
+        let Some(mesh) = self.value.pointer("/data/mesh").and_then(Value::as_str) else {
+            return;
+        };
+        // A block scalar's text begins on the line after its key.
+        let shift = self.lines.find("data.mesh");
+        if let Some(node) = yaml::read(mesh).nodes.pop() {
+            self.lines.graft(&["data", "mesh"], node.lines, shift);
+        }
     }
 }
 
 /// Reads every document of a YAML or JSON text. Documents that cannot be read become faults and
 /// leave the others alone.
-#[must_use]
-pub fn parse(text: &str) -> Parsed {
-    let yaml::Stream { nodes, faults } = yaml::read(text);
+pub(crate) fn parse(text: &str) -> Parsed {
+    let yaml::Stream { nodes, mut faults } = yaml::read(text);
+    for fault in &mut faults {
+        fault.object = guess_object(text, fault.line);
+    }
     let mut parsed = Parsed {
         documents: Vec::with_capacity(nodes.len()),
         faults,
@@ -70,27 +85,33 @@ pub fn parse(text: &str) -> Parsed {
     parsed
 }
 
+/// Reads a text that holds one value, such as MeshConfig within its ConfigMap.
+pub(crate) fn parse_value(text: &str) -> Result<Value, String> {
+    let yaml::Stream { mut nodes, faults } = yaml::read(text);
+    if let Some(fault) = faults.first() {
+        return Err(format!(
+            "line {} of the text, column {}: {}",
+            fault.line, fault.column, fault.reason
+        ));
+    }
+    match nodes.len() {
+        0 => Ok(Value::Null),
+        1 => Ok(nodes.remove(0).value),
+        more => Err(format!("expected one document, found {more}")),
+    }
+}
+
 /// Adds an object, or the items of a list of objects.
 fn unfold(node: Node, depth: usize, parsed: &mut Parsed) {
     let Node { mut value, lines } = node;
     if value.is_null() {
         return;
     }
-    let (Some(kind), Some(api_version)) = (text(&value, "kind"), text(&value, "apiVersion")) else {
-        parsed.faults.push(Fault {
-            line: lines.line,
-            column: 1,
-            reason: "this document is not a Kubernetes object: it needs `apiVersion` and `kind`"
-                .to_owned(),
-            remedy: Some("add the two fields, or move the file out of the folder"),
-        });
-        return;
-    };
-
+    let kind = text(&value, "kind").unwrap_or_default();
     let is_list = kind.ends_with("List") && value.get("items").is_some_and(Value::is_array);
     if !is_list {
         let mut document = Document { value, lines };
-        embedded_mesh_config(&mut document, &mut parsed.faults);
+        document.find_mesh_config();
         parsed.documents.push(document);
         return;
     }
@@ -100,13 +121,14 @@ fn unfold(node: Node, depth: usize, parsed: &mut Parsed) {
             column: 1,
             reason: "lists within lists are nested too deeply".to_owned(),
             remedy: Some("put the objects into one list"),
+            object: None,
         });
         return;
     }
 
     // `ServiceList` implies the kind of its items; a plain `List` does not.
     let item_kind = kind.trim_end_matches("List").to_owned();
-    let api_version = api_version.to_owned();
+    let api_version = text(&value, "apiVersion").unwrap_or_default().to_owned();
     let items = match value.get_mut("items").map(Value::take) {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
@@ -126,33 +148,63 @@ fn unfold(node: Node, depth: usize, parsed: &mut Parsed) {
     }
 }
 
-/// MeshConfig is YAML inside a string. It is read here, so that the model sees JSON only and so that
-/// findings in it carry lines.
-fn embedded_mesh_config(document: &mut Document, faults: &mut Vec<Fault>) {
-    if text(&document.value, "kind") != Some("ConfigMap") {
-        return;
+/// The object a broken document seems to describe: `kind`, `metadata.name` and
+/// `metadata.namespace` as they stand in block style on lines of their own.
+fn guess_object(text: &str, line: u32) -> Option<ObjectRef> {
+    let lines: Vec<&str> = text.lines().collect();
+    let at = (line as usize)
+        .saturating_sub(1)
+        .min(lines.len().checked_sub(1)?);
+    let is_separator = |line: &&str| line.starts_with("---");
+    // A fault found at the separator itself belongs to the document before it.
+    let start = lines[..at]
+        .iter()
+        .rposition(is_separator)
+        .map_or(0, |separator| separator + 1);
+    let end = lines[start..]
+        .iter()
+        .position(is_separator)
+        .map_or(lines.len(), |length| start + length);
+
+    let (mut kind, mut name, mut namespace) = (None, None, "default");
+    let mut in_metadata = false;
+    let mut indent = None;
+    for line in &lines[start..end] {
+        let body = line.trim_start();
+        if body.is_empty() || body.starts_with('#') {
+            continue;
+        }
+        let Some((key, value)) = body.split_once(':') else {
+            continue;
+        };
+        let value = value.split(" #").next().unwrap_or_default();
+        let value = value.trim().trim_matches(['"', '\'']);
+        let depth = line.len() - body.len();
+        if depth == 0 {
+            in_metadata = key == "metadata";
+            if key == "kind" {
+                kind = Some(value);
+            }
+        } else if in_metadata && depth == *indent.get_or_insert(depth) {
+            match key {
+                "name" => name = Some(value),
+                "namespace" => namespace = value,
+                _ => {}
+            }
+        }
     }
-    let Some(Value::String(mesh)) = document.value.pointer_mut("/data/mesh") else {
-        return;
+    let is_name = |text: &&str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
     };
-    // A block scalar's text begins on the line after its key.
-    let shift = document.lines.find("data.mesh");
-    let yaml::Stream {
-        mut nodes,
-        faults: inner,
-    } = yaml::read(mesh);
-    if let Some(fault) = inner.into_iter().next() {
-        // Left as it is: the model refuses the text and keeps what it had.
-        faults.push(Fault {
-            line: fault.line + shift,
-            reason: format!("MeshConfig in data.mesh: {}", fault.reason),
-            ..fault
-        });
-        return;
-    }
-    let Some(node) = nodes.pop() else { return };
-    *mesh = node.value.to_string();
-    document.lines.graft(&["data", "mesh"], node.lines, shift);
+    let kind = kind.filter(is_name)?;
+    let namespace = match kind {
+        "Namespace" | "GatewayClass" => "",
+        _ => namespace,
+    };
+    Some(ObjectRef::new(kind, namespace, name.filter(is_name)?))
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
@@ -282,26 +334,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_named_and_harms_nothing_else() {
-        let parsed =
-            parse("just: data\n---\napiVersion: v1\nkind: Namespace\n---\n---\n# nothing\n");
+    fn a_broken_document_is_told_by_its_lines() {
+        let parsed = parse(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy # deny\nmetadata:\n  name: \"p\"\n  labels:\n    name: x\n  namespace: ns\nspec:\n  rules: [\n---\nkind: Oops\nfoo: [\n",
+        );
         assert_eq!(parsed.documents.len(), 1);
-        assert_eq!(parsed.faults.len(), 1);
-        assert_eq!(parsed.faults[0].line, 1);
+        let objects: Vec<_> = parsed.faults.iter().map(|f| f.object.clone()).collect();
+        let policy = ObjectRef::new("AuthorizationPolicy", "ns", "p");
+        assert_eq!(objects, [Some(policy), None]);
     }
 
     #[test]
-    fn mesh_config_becomes_json_with_lines_of_its_own() {
+    fn mesh_config_has_lines_of_its_own() {
         let parsed = parse(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    trustDomain: td\n    defaultConfig:\n      tracing:\n        sampling: 5\n",
         );
         let document = &parsed.documents[0];
-        let mesh: Value =
-            serde_json::from_str(document.value["data"]["mesh"].as_str().unwrap()).unwrap();
-        assert_eq!(mesh["defaultConfig"]["tracing"]["sampling"], 5);
         assert_eq!(
             document.line_of("data.mesh.defaultConfig.tracing.sampling"),
             9
         );
+    }
+
+    #[test]
+    fn one_value_is_read_or_refused_with_its_place() {
+        assert_eq!(parse_value("a: [1]").unwrap()["a"][0], 1);
+        assert_eq!(parse_value("# nothing").unwrap(), Value::Null);
+        assert!(parse_value("a: 1\nb: [").unwrap_err().contains("line"));
+        assert!(parse_value("a: 1\n---\nb: 2").is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag, options};
 use serde_json::{Map, Number, Value};
 
-use crate::document::{Children, Fault, Lines};
+use super::document::{Children, Fault, Lines};
 
 /// Deepest nesting of one document. Kubernetes objects stay below 30.
 const MAX_DEPTH: usize = 100;
@@ -88,6 +88,7 @@ fn fault(at: &Marker, reason: String) -> Fault {
         column: u32::try_from(at.col() + 1).unwrap_or(u32::MAX),
         reason,
         remedy: None,
+        object: None,
     }
 }
 
@@ -303,6 +304,7 @@ impl Builder {
                             column: 1,
                             reason: format!("the key `{key}` stands twice in one mapping"),
                             remedy: Some("remove one of the two"),
+                            object: None,
                         });
                     }
                     let lines = Lines {

@@ -1,0 +1,218 @@
+//! A folder of manifests as a source.
+//!
+//! Owns files, their syntax and their changes: a scan finds what changed, a watch says when to scan,
+//! documents become objects, and each change of them is translated and published. Refuses to know
+//! what an object means, which is the model's.
+
+mod document;
+mod objects;
+pub(crate) mod scan;
+pub(crate) mod watch;
+mod yaml;
+
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use wayline_model::Finding;
+use wayline_model::translate::{Options, Translation, Translator};
+
+use crate::publish::{Publication, Publisher};
+use objects::Objects;
+use scan::{Hints, Tree};
+use watch::{Batch, POLL, Wake, Watcher};
+
+/// Changes are applied at once, further ones at most this often.
+pub(crate) const PACE: Duration = Duration::from_millis(20);
+
+/// A watched set of manifest files and folders.
+#[derive(Debug)]
+pub struct FolderSource {
+    wake: Sender<Wake>,
+    thread: Option<JoinHandle<()>>,
+    publication: Publication,
+}
+
+/// Why a source could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Nothing was given.
+    #[error("no manifests were named")]
+    Nothing,
+    /// A path is not there at the start. (One that vanishes later is a finding.)
+    #[error("{}: {reason}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The system gave us no thread.
+    #[error("cannot start the thread that watches manifests: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What was found in manifests that are read once.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Files read.
+    pub files: usize,
+    /// Objects found that are any business of a proxy's.
+    pub objects: usize,
+    /// What is wrong with them, by file and line.
+    pub findings: Vec<Finding>,
+}
+
+impl FolderSource {
+    /// Reads files and folders, publishes what is in them and goes on to do so as they change.
+    pub fn start(paths: &[PathBuf], options: Options) -> Result<Self, SourceError> {
+        let mut reader = Reader::open(paths, options)?;
+        let (mut watcher, wake) = Watcher::new();
+        let again = reader.refresh(&mut watcher);
+        let (publisher, publication) = Publisher::new(reader.translate());
+        let thread = thread::Builder::new()
+            .name("wayline-control".to_owned())
+            .spawn(move || reader.follow(&mut watcher, &publisher, again))
+            .map_err(SourceError::Thread)?;
+        Ok(Self {
+            wake,
+            thread: Some(thread),
+            publication,
+        })
+    }
+
+    /// What is published.
+    #[must_use]
+    pub fn publication(&self) -> &Publication {
+        &self.publication
+    }
+
+    /// Reads everything again, changed or not (SIGHUP).
+    pub fn rescan(&self) {
+        // The thread is gone only when we are.
+        let _ = self.wake.send(Wake::Rescan);
+    }
+}
+
+impl Drop for FolderSource {
+    fn drop(&mut self) {
+        let _ = self.wake.send(Wake::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by its own hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads manifests once and says what is wrong with them.
+pub fn check(paths: &[PathBuf], options: Options) -> Result<Checked, SourceError> {
+    let mut reader = Reader::open(paths, options)?;
+    reader.read(&Hints::default());
+    let (_, findings) = reader.translate();
+    Ok(Checked {
+        files: reader.objects.file_count(),
+        objects: reader.objects.resources().objects().count(),
+        findings,
+    })
+}
+
+/// Files, objects and their translation.
+struct Reader {
+    tree: Tree,
+    objects: Objects,
+    translator: Translator,
+    /// About files and folders, not about what is in them.
+    troubles: Vec<Finding>,
+}
+
+impl Reader {
+    fn open(paths: &[PathBuf], options: Options) -> Result<Self, SourceError> {
+        if paths.is_empty() {
+            return Err(SourceError::Nothing);
+        }
+        for path in paths {
+            path.metadata().map_err(|error| SourceError::Path {
+                path: path.clone(),
+                reason: scan::plain(&error),
+            })?;
+        }
+        Ok(Self {
+            tree: Tree::new(paths.to_vec()),
+            objects: Objects::default(),
+            translator: Translator::new(options),
+            troubles: Vec::new(),
+        })
+    }
+
+    /// Reads what changed; true when that matters.
+    fn read(&mut self, hints: &Hints) -> (bool, scan::Scan) {
+        let mut scan = self.tree.scan(hints, Instant::now());
+        let changes = std::mem::take(&mut scan.changes);
+        let changed = !changes.is_empty() && self.objects.apply(changes);
+        self.troubles = std::mem::take(&mut scan.findings);
+        (changed, scan)
+    }
+
+    /// Reads for the first time, and watches.
+    fn refresh(&mut self, watcher: &mut Watcher) -> Option<Instant> {
+        let (_, scan) = self.read(&Hints::default());
+        watcher.follow(&scan.folders);
+        scan.again
+    }
+
+    fn translate(&mut self) -> (Translation, Vec<Finding>) {
+        let translation = self.translator.translate(self.objects.resources());
+        let mut findings: Vec<Finding> = translation
+            .findings
+            .iter()
+            .map(|finding| self.objects.locate(finding.clone()))
+            .chain(self.troubles.iter().cloned())
+            .collect();
+        findings.sort_by(|a, b| {
+            let key = |it: &Finding| (it.file.clone(), it.line, it.field.clone());
+            key(a).cmp(&key(b)).then_with(|| a.cmp(b))
+        });
+        findings.dedup();
+        (translation, findings)
+    }
+
+    /// Publishes until told to stop.
+    fn follow(&mut self, watcher: &mut Watcher, publisher: &Publisher, mut again: Option<Instant>) {
+        let mut published_at = Instant::now();
+        let mut known_troubles = self.troubles.clone();
+        loop {
+            let poll = Instant::now() + POLL;
+            let deadline = again.map_or(poll, |again| again.min(poll));
+            if !watcher.wait(deadline) || !watcher.collect(published_at + PACE) {
+                return;
+            }
+            let Batch {
+                hints,
+                findings,
+                again: unfinished,
+            } = watcher.batch();
+            let began = Instant::now();
+            let (mut changed, scan) = self.read(&hints);
+            // What happened in a folder before it was watched is unknown: look once more.
+            if watcher.follow(&scan.folders) {
+                again = Some(Instant::now());
+            } else {
+                again = [scan.again, unfinished].into_iter().flatten().min();
+            }
+            self.troubles.extend(findings);
+            if self.troubles != known_troubles {
+                known_troubles.clone_from(&self.troubles);
+                changed = true;
+            }
+            if changed {
+                publisher.publish(self.translate());
+                published_at = began;
+                tracing::debug!(
+                    milliseconds = began.elapsed().as_millis() as u64,
+                    "configuration applied"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! What is in the given files and folders, and what of it has changed.
+//!
+//! Owns which files count, how a change of one is noticed, and when a change is believed: a file
+//! that another process is still writing, or that has just lost documents, is looked at again
+//! before anything is taken away because of it. Refuses to know objects.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use wayline_model::Finding;
+
+use super::document::{self, Fault, Parsed};
+
+/// How long a loss (a file gone, empty, or with fewer documents) must last to be believed. Editors
+/// and shells replace files in two steps; this is longer than the gap between them.
+pub(crate) const SETTLE: Duration = Duration::from_millis(50);
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 32 << 20;
+/// A file changed this recently may change again within the same tick of the file system's clock.
+const CLOCK_TICK: Duration = Duration::from_millis(100);
+
+/// The files below some paths, as they were read last.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    roots: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, File>,
+}
+
+/// One file as it was read last.
+#[derive(Debug, Default)]
+struct File {
+    /// `None`: do not trust the metadata, read again.
+    stamp: Option<Stamp>,
+    digest: u64,
+    documents: usize,
+    /// Since when the file seems to have lost something.
+    losing: Option<Instant>,
+    /// Why it cannot be read.
+    trouble: Option<Finding>,
+}
+
+/// What tells a changed file from an unchanged one without reading it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    inode: Inode,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Which file or folder it is, whatever its name.
+pub(crate) type Inode = (u64, u64);
+
+/// What a scan is told by those who watch.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    /// Read these even if their metadata looks unchanged.
+    pub(crate) touched: HashSet<PathBuf>,
+    /// Leave these alone: somebody is writing them.
+    pub(crate) writing: HashSet<PathBuf>,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Files whose content changed, in the order of their paths.
+    pub(crate) changes: Vec<(PathBuf, Change)>,
+    /// What kept files or folders from being read; their last good content stays.
+    pub(crate) findings: Vec<Finding>,
+    /// The folders to watch.
+    pub(crate) folders: HashMap<PathBuf, Inode>,
+    /// When to look again at the latest, because something has yet to settle.
+    pub(crate) again: Option<Instant>,
+}
+
+/// What happened to a file.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// It is new or has new content.
+    Read(Parsed),
+    /// It is gone.
+    Gone,
+}
+
+impl Tree {
+    /// Files and folders to read; nothing is read yet.
+    pub(crate) fn new(roots: Vec<PathBuf>) -> Self {
+        Self {
+            roots,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at everything below the roots and reads what changed.
+    pub(crate) fn scan(&mut self, hints: &Hints, now: Instant) -> Scan {
+        let mut walk = Walk::default();
+        for root in &self.roots {
+            walk.root(root);
+        }
+        let mut scan = Scan {
+            findings: walk.findings,
+            folders: walk.folders,
+            ..Scan::default()
+        };
+
+        self.notice_gone(&walk.files, &walk.unreadable, now, &mut scan);
+        for (path, metadata) in walk.files {
+            self.look_at(path, &metadata, hints, now, &mut scan);
+        }
+        scan.changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let troubles = self.files.values().filter_map(|file| file.trouble.clone());
+        scan.findings.extend(troubles);
+        scan
+    }
+
+    fn notice_gone(
+        &mut self,
+        there: &BTreeMap<PathBuf, Metadata>,
+        unreadable: &[PathBuf],
+        now: Instant,
+        scan: &mut Scan,
+    ) {
+        let mut gone = Vec::new();
+        for (path, file) in &mut self.files {
+            let kept = unreadable.iter().any(|folder| path.starts_with(folder));
+            if there.contains_key(path) || kept {
+                continue;
+            }
+            if file.believes_loss(now, &mut scan.again) {
+                gone.push(path.clone());
+            }
+        }
+        for path in gone {
+            self.files.remove(&path);
+            scan.changes.push((path, Change::Gone));
+        }
+    }
+
+    fn look_at(
+        &mut self,
+        path: PathBuf,
+        metadata: &Metadata,
+        hints: &Hints,
+        now: Instant,
+        scan: &mut Scan,
+    ) {
+        let stamp = Stamp::of(metadata);
+        let known = self.files.get(&path);
+        if hints.writing.contains(&path) {
+            return;
+        }
+        if let Some(file) = known
+            && file.stamp == Some(stamp)
+            && file.losing.is_none()
+            && !hints.touched.contains(&path)
+        {
+            return;
+        }
+
+        let is_new = known.is_none();
+        let file = self.files.entry(path.clone()).or_default();
+        let text = match read(&path, metadata) {
+            Ok(text) => text,
+            Err(trouble) => {
+                file.stamp = Some(stamp);
+                file.trouble = Some(*trouble);
+                return;
+            }
+        };
+        // Changed while it was read: what was read may be half of something.
+        if fs::metadata(&path).ok().map(|after| Stamp::of(&after)) != Some(stamp) {
+            sooner(&mut scan.again, now + SETTLE / 2);
+            if is_new {
+                self.files.remove(&path);
+            }
+            return;
+        }
+
+        file.trouble = None;
+        let digest = digest(&text);
+        if !is_new && digest == file.digest {
+            file.losing = None;
+            file.stamp = stamp.if_settled(metadata);
+            return;
+        }
+        let parsed = match String::from_utf8(text) {
+            Ok(text) => document::parse(&text),
+            Err(error) => not_utf8(&error),
+        };
+        let lost = parsed.faults.is_empty() && parsed.documents.len() < file.documents;
+        if lost && !file.believes_loss(now, &mut scan.again) {
+            return;
+        }
+        *file = File {
+            stamp: stamp.if_settled(metadata),
+            digest,
+            documents: parsed.documents.len(),
+            losing: None,
+            trouble: None,
+        };
+        scan.changes.push((path, Change::Read(parsed)));
+    }
+}
+
+impl File {
+    /// Whether a loss has lasted long enough; if not, when to look again.
+    fn believes_loss(&mut self, now: Instant, again: &mut Option<Instant>) -> bool {
+        let since = *self.losing.get_or_insert(now);
+        let believed_at = since + SETTLE;
+        if now >= believed_at {
+            return true;
+        }
+        sooner(again, believed_at);
+        false
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: inode(metadata),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The stamp, unless the file is so young that a further change might leave it the same.
+    fn if_settled(self, metadata: &Metadata) -> Option<Self> {
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok())?;
+        (age > CLOCK_TICK).then_some(self)
+    }
+}
+
+/// The folder at a path, if there is one.
+pub(crate) fn folder_at(path: &Path) -> Option<Inode> {
+    let metadata = fs::metadata(path).ok()?;
+    metadata.is_dir().then(|| inode(&metadata))
+}
+
+fn inode(metadata: &Metadata) -> Inode {
+    (metadata.dev(), metadata.ino())
+}
+
+fn sooner(deadline: &mut Option<Instant>, candidate: Instant) {
+    *deadline = Some(deadline.map_or(candidate, |known| known.min(candidate)));
+}
+
+fn digest(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn read(path: &Path, metadata: &Metadata) -> Result<Vec<u8>, Box<Finding>> {
+    if metadata.len() > MAX_FILE {
+        let reason = format!(
+            "the file is larger than {} MiB; its last good content stays in force",
+            MAX_FILE >> 20
+        );
+        let finding = Finding::error(reason)
+            .at(shown(path), None)
+            .remedy("split it into several files");
+        return Err(Box::new(finding));
+    }
+    fs::read(path).map_err(|error| Box::new(unreadable(path, &error)))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Finding {
+    let finding = Finding::error(format!(
+        "cannot be read ({}); what was read from it before stays in force",
+        plain(error)
+    ))
+    .at(shown(path), None);
+    match error.kind() {
+        io::ErrorKind::NotFound => finding.remedy("put it back, or start without this path"),
+        io::ErrorKind::PermissionDenied => finding.remedy("check owner and mode"),
+        _ => finding.remedy("check the file system and its symlinks"),
+    }
+}
+
+/// The system's words without its number.
+pub(crate) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}
+
+/// A path as findings name it.
+pub(crate) fn shown(path: &Path) -> Arc<str> {
+    path.to_string_lossy().into()
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> Parsed {
+    let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let lines = valid.iter().filter(|byte| **byte == b'\n').count();
+    let column = valid
+        .iter()
+        .rev()
+        .take_while(|byte| **byte != b'\n')
+        .count();
+    Parsed {
+        documents: Vec::new(),
+        faults: vec![Fault {
+            line: u32::try_from(lines + 1).unwrap_or(u32::MAX),
+            column: u32::try_from(column + 1).unwrap_or(u32::MAX),
+            reason: "the text is not UTF-8".to_owned(),
+            remedy: Some("save the file as UTF-8"),
+            object: None,
+        }],
+    }
+}
+
+/// One pass over the file system.
+#[derive(Default)]
+struct Walk {
+    files: BTreeMap<PathBuf, Metadata>,
+    folders: HashMap<PathBuf, Inode>,
+    unreadable: Vec<PathBuf>,
+    findings: Vec<Finding>,
+    /// Files and folders met, so that a second name for one does not yield everything twice.
+    met: HashSet<Inode>,
+}
+
+impl Walk {
+    fn root(&mut self, root: &Path) {
+        match fs::metadata(root) {
+            Ok(metadata) if metadata.is_dir() => self.folder(root, inode(&metadata)),
+            Ok(metadata) => {
+                self.watch_parent(root);
+                self.file(root.to_owned(), metadata);
+            }
+            Err(error) => {
+                self.watch_parent(root);
+                self.fail(root, &error);
+            }
+        }
+    }
+
+    fn fail(&mut self, path: &Path, error: &io::Error) {
+        self.findings.push(unreadable(path, error));
+        self.unreadable.push(path.to_owned());
+    }
+
+    fn folder(&mut self, path: &Path, id: Inode) {
+        if !self.met.insert(id) {
+            return;
+        }
+        self.folders.insert(path.to_owned(), id);
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return self.fail(path, &error),
+        };
+        let mut names: Vec<PathBuf> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| !is_hidden(&entry.file_name()))
+            .map(|entry| entry.path())
+            .collect();
+        names.sort();
+        for path in names {
+            self.entry(path);
+        }
+    }
+
+    fn entry(&mut self, path: PathBuf) {
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            // Gone between listing and looking, or a symlink to nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                if is_manifest(&path) || error.kind() == io::ErrorKind::PermissionDenied {
+                    self.fail(&path, &error);
+                }
+                return;
+            }
+        };
+        if metadata.is_dir() {
+            self.folder(&path, inode(&metadata));
+        } else if metadata.is_file() && is_manifest(&path) {
+            if path.is_symlink() {
+                self.watch_target(&path);
+            }
+            self.file(path, metadata);
+        }
+    }
+
+    fn file(&mut self, path: PathBuf, metadata: Metadata) {
+        if self.met.insert(inode(&metadata)) {
+            self.files.insert(path, metadata);
+        }
+    }
+
+    /// A file given by name is watched through its folder: editors replace files.
+    fn watch_parent(&mut self, path: &Path) {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if let Ok(metadata) = fs::metadata(parent) {
+            self.folders.insert(parent.to_owned(), inode(&metadata));
+        }
+    }
+
+    /// What a symlink leads to changes elsewhere.
+    fn watch_target(&mut self, path: &Path) {
+        if let Ok(target) = fs::canonicalize(path) {
+            self.watch_parent(&target);
+        }
+    }
+}
+
+/// Dot-files, Kubernetes' `..data` and its time-stamped neighbours among them: the visible names
+/// lead there.
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
