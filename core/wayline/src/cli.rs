@@ -1,0 +1,298 @@
+//! The command line. Settings of a process are flags, each mirrored by a `WAYLINE_*` variable; what
+//! belongs to a single request (`curl`'s `-X`, `-H`, `-d`, `-o` …) has no such mirror, because a
+//! forgotten variable would change every request.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use wayline_model::{Identity, TrustDomain};
+
+use crate::logging::LogFormat;
+
+/// A waypoint, ingress and egress proxy for Istio ambient mesh.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wayline",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Serve manifests: play the Gateways in them, and follow every change.
+    Run(RunArgs),
+    /// Sign a certificate with the development CA.
+    Cert(CertArgs),
+    /// Say what is wrong with manifests; exit 3 if anything changes what is served.
+    Check(CheckArgs),
+    /// Send a request into the mesh as a workload, through its waypoint.
+    Curl(CurlArgs),
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `wayline run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Manifest file or folder; may be given several times.
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "PATH",
+        required = true,
+        env = "WAYLINE_FILE"
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// Play these Gateways only [default: all of a class that Wayline serves].
+    #[arg(
+        long = "gateway",
+        value_name = "NS/NAME",
+        env = "WAYLINE_GATEWAY",
+        value_delimiter = ','
+    )]
+    pub(crate) gateways: Vec<Namespaced>,
+    /// Take certificates from the development CA in this folder; made when missing or empty.
+    #[arg(long, value_name = "DIR", env = "WAYLINE_DEV_CA", value_hint = ValueHint::DirPath, conflicts_with = "identity_dir")]
+    pub(crate) dev_ca: Option<PathBuf>,
+    /// Folder with cert-chain.pem, key.pem and root-cert.pem, whose rotation is followed.
+    #[arg(long, value_name = "DIR", env = "WAYLINE_IDENTITY_DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) identity_dir: Option<PathBuf>,
+    /// Where waypoints take HBONE.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15008", env = "WAYLINE_HBONE", value_parser = address)]
+    pub(crate) hbone: SocketAddr,
+    /// Where the admin interface listens; it is not protected.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000", env = "WAYLINE_ADMIN", value_parser = address)]
+    pub(crate) admin: SocketAddr,
+    /// Where /healthz/ready listens.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15021", env = "WAYLINE_STATUS", value_parser = address)]
+    pub(crate) status: SocketAddr,
+    /// Where metrics are scraped.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15020", env = "WAYLINE_METRICS", value_parser = address)]
+    pub(crate) metrics: SocketAddr,
+    /// Worker threads [default: the cores this process may use].
+    #[arg(long, value_name = "N", env = "WAYLINE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// How long what runs may take to finish after SIGTERM.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "28s",
+        env = "WAYLINE_DRAIN_TIMEOUT"
+    )]
+    pub(crate) drain_timeout: Span,
+    /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
+    #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
+    pub(crate) log: Option<String>,
+    /// How log lines are written [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT", env = "WAYLINE_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Flags of `wayline cert`.
+#[derive(Debug, Args)]
+pub(crate) struct CertArgs {
+    /// Folder of the development CA; made when missing or empty.
+    #[arg(long, value_name = "DIR", env = "WAYLINE_DEV_CA", value_hint = ValueHint::DirPath)]
+    pub(crate) dev_ca: PathBuf,
+    /// Who the certificate is for: spiffe://<trust domain>/ns/<namespace>/sa/<service account>.
+    #[arg(long, value_name = "SPIFFE", env = "WAYLINE_IDENTITY")]
+    pub(crate) identity: Identity,
+    /// Folder for cert-chain.pem, key.pem and root-cert.pem; made when missing.
+    #[arg(long, value_name = "DIR", env = "WAYLINE_OUT", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// How long the certificate is valid, e.g. 90m [default: 24h].
+    #[arg(long, value_name = "TIME", env = "WAYLINE_LIFETIME")]
+    pub(crate) lifetime: Option<Span>,
+}
+
+/// Flags of `wayline check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Manifest file or folder; may be given several times.
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "PATH",
+        required = true,
+        env = "WAYLINE_FILE"
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// Check for these Gateways only [default: all of a class that Wayline serves].
+    #[arg(
+        long = "gateway",
+        value_name = "NS/NAME",
+        env = "WAYLINE_GATEWAY",
+        value_delimiter = ','
+    )]
+    pub(crate) gateways: Vec<Namespaced>,
+    /// How to print the findings.
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "human",
+        env = "WAYLINE_OUTPUT"
+    )]
+    pub(crate) output: Format,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Human,
+    /// For programs: kind WaylineReport, versioned.
+    Json,
+}
+
+/// Flags of `wayline curl`.
+#[derive(Debug, Args)]
+pub(crate) struct CurlArgs {
+    /// Folder of the development CA; made when missing or empty.
+    #[arg(long, value_name = "DIR", env = "WAYLINE_DEV_CA", value_hint = ValueHint::DirPath)]
+    pub(crate) dev_ca: PathBuf,
+    /// Namespace and service account of the workload to be.
+    #[arg(long, value_name = "NS/SA", env = "WAYLINE_FROM")]
+    pub(crate) from: Namespaced,
+    /// Address of the waypoint.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:15008",
+        env = "WAYLINE_VIA"
+    )]
+    pub(crate) via: SocketAddr,
+    /// Trust domain of the workload.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", env = "WAYLINE_TRUST_DOMAIN", value_parser = TrustDomain::parse)]
+    pub(crate) trust_domain: TrustDomain,
+    /// Method [default: GET, or POST with --data].
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(crate) request: Option<http::Method>,
+    /// Header, as `Name: value`; `Name:` removes one that is sent by default.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Body; `@FILE` reads a file and `@-` standard input.
+    #[arg(
+        short = 'd',
+        long = "data",
+        value_name = "DATA",
+        allow_hyphen_values = true
+    )]
+    pub(crate) data: Vec<String>,
+    /// Print the response's head as well.
+    #[arg(short, long)]
+    pub(crate) include: bool,
+    /// Say nothing on errors.
+    #[arg(short, long)]
+    pub(crate) silent: bool,
+    /// Write the body to a file.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// http://<service>[.<namespace>][:port]/path, or http://<ip>:<port>/path.
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
+}
+
+/// `ip:port`, or `:port` and `port` for every address of this machine.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let port = text.strip_prefix(':').unwrap_or(text).parse();
+    port.map(|port| SocketAddr::from(([0, 0, 0, 0], port)))
+        .map_err(|_| "expected an address such as 127.0.0.1:15008 or :15008".to_owned())
+}
+
+/// A namespace and a name in it, `NS/NAME`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Namespaced {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl FromStr for Namespaced {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err("expected NAMESPACE/NAME, e.g. default/productpage".to_owned()),
+        }
+    }
+}
+
+impl From<Namespaced> for (String, String) {
+    fn from(it: Namespaced) -> Self {
+        (it.namespace, it.name)
+    }
+}
+
+/// A span of time as people write it: `28s`, `1m30s`, `500ms`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refused = || "expected a time such as 28s, 1m30s or 500ms".to_owned();
+        let span: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
+        Duration::try_from(span).map(Self).map_err(|_| refused())
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        span.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_and_times_are_read_strictly() {
+        assert!("a/b".parse::<Namespaced>().is_ok());
+        for bad in ["a", "/b", "a/", "a/b/c", ""] {
+            assert!(bad.parse::<Namespaced>().is_err(), "{bad}");
+        }
+        assert_eq!(address(":80").unwrap(), address("0.0.0.0:80").unwrap());
+        assert_eq!(address("[::1]:80").unwrap().port(), 80);
+        for bad in ["", ":", "host:80", "1.2.3.4", ":70000"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+        assert_eq!("1m30s".parse::<Span>().unwrap().0.as_secs(), 90);
+        assert_eq!("500ms".parse::<Span>().unwrap().0.as_millis(), 500);
+        for bad in ["", "28", "-5s", "soon"] {
+            assert!(bad.parse::<Span>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `wayline run`: manifests in, traffic served.
+//!
+//! Puts the rooms together and takes them apart again: source, certificate, data path, signals.
+
+mod signals;
+
+use std::convert::Infallible;
+use std::future;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{oneshot, watch};
+use wayline_control::identity::Issuer;
+use wayline_control::{FolderSource, IdentityFolder, Publication};
+use wayline_model::Snapshot;
+use wayline_model::snapshot::ProxyRole;
+use wayline_model::translate::Options;
+use wayline_proxy::{Inputs, Running, Settings};
+use wayline_telemetry::{MetricsHub, MetricsSettings};
+use wayline_tls::{CertificateStore, DevCa};
+
+use crate::cli::RunArgs;
+use crate::failure::Failure;
+use crate::logging::{self, LogLevels};
+use crate::{FAILED, OK};
+use signals::{Signal, Signals};
+
+/// Serves until told to stop. The exit code is 0 after a complete drain.
+pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let levels = logging::start(args.log.as_deref(), args.log_format)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::new)?;
+    // From here on: a signal that comes while we start is not lost.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
+    runtime.block_on(serve(args, signals, levels))
+}
+
+async fn serve(args: &RunArgs, mut signals: Signals, levels: LogLevels) -> Result<u8, Failure> {
+    let store = CertificateStore::new();
+    let ca = args
+        .dev_ca
+        .as_deref()
+        .map(DevCa::open_or_create)
+        .transpose()?;
+    let options = Options {
+        gateways: args.gateways.iter().cloned().map(Into::into).collect(),
+    };
+    let source = FolderSource::start(&args.files, options)?;
+    let publication = source.publication();
+
+    // Before the listeners open, so that the first handshake finds everything.
+    let _identity = args
+        .identity_dir
+        .clone()
+        .map(|dir| IdentityFolder::follow(dir, store.clone()))
+        .transpose()?;
+    let issuer = ca.map(|ca| Issuer::new(ca, store.clone(), publication.identity.clone()));
+    warn_without_certificate(args, publication);
+    take_aliases(&store, &publication.snapshots.borrow());
+
+    let running = start(args, publication, &store, levels)?;
+    let aliases = follow_aliases(store, publication.snapshots.clone());
+    let certificates = async {
+        match issuer {
+            Some(issuer) => issuer.run().await,
+            None => future::pending().await,
+        }
+    };
+    let told = async {
+        while signals.next().await == Signal::Rescan {
+            source.rescan();
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        never = aliases => match never {},
+        never = certificates => match never {},
+    }
+    drain(running, signals).await
+}
+
+/// Starts the data path with what is published.
+fn start(
+    args: &RunArgs,
+    publication: &Publication,
+    store: &CertificateStore,
+    levels: LogLevels,
+) -> Result<Running, Failure> {
+    let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
+        .map_err(Failure::new)?;
+    let settings = Settings {
+        workers: args
+            .workers
+            .map_or_else(wayline_proxy::available_cores, usize::from),
+        hbone: args.hbone,
+        drain_timeout: args.drain_timeout.into(),
+    };
+    let inputs = Inputs {
+        snapshots: publication.snapshots.clone(),
+        findings: publication.findings.clone(),
+        certificates: store.clone(),
+        filters: wayline_filters::native_sources(),
+        hub: Arc::new(hub),
+    };
+    wayline_proxy::start(&settings, inputs).map_err(|error| Failure::split(&error.to_string()))
+}
+
+/// Lets what runs finish; a second signal ends it at once.
+async fn drain(running: Running, mut signals: Signals) -> Result<u8, Failure> {
+    tracing::info!("draining; a second signal ends at once");
+    let (done, finished) = oneshot::channel();
+    thread::Builder::new()
+        .name("wayline-drain".to_owned())
+        .spawn(move || {
+            // Nobody listens after a second signal.
+            let _ = done.send(running.drain());
+        })
+        .map_err(Failure::new)?;
+    tokio::select! {
+        complete = finished => match complete {
+            Ok(true) => {
+                tracing::info!("drained");
+                Ok(OK)
+            }
+            Ok(false) | Err(_) => {
+                tracing::warn!("the drain timeout is over; what still runs is cut off");
+                Ok(FAILED)
+            }
+        },
+        () = signals.stop() => {
+            tracing::warn!("told twice; what still runs is cut off");
+            Ok(FAILED)
+        }
+    }
+}
+
+fn warn_without_certificate(args: &RunArgs, publication: &Publication) {
+    let snapshot = publication.snapshots.borrow();
+    let plays_waypoint = snapshot
+        .proxies
+        .iter()
+        .any(|proxy| proxy.role == ProxyRole::Waypoint);
+    if plays_waypoint && args.dev_ca.is_none() && args.identity_dir.is_none() {
+        tracing::warn!(
+            "no certificate was named, so that waypoints cannot serve (try: --dev-ca DIR for a development CA, or --identity-dir DIR)"
+        );
+    }
+}
+
+/// Keeps the trust domain aliases of the mesh those of the TLS side.
+async fn follow_aliases(
+    store: CertificateStore,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Infallible {
+    while snapshots.changed().await.is_ok() {
+        take_aliases(&store, &snapshots.borrow_and_update());
+    }
+    future::pending().await
+}
+
+fn take_aliases(store: &CertificateStore, snapshot: &Snapshot) {
+    store.set_trust_domain_aliases(&snapshot.mesh.trust_domain_aliases);
+}
