@@ -368,7 +368,7 @@ fn broken(object: ObjectRef, document: &Value, known: Known, error: ReadError) -
         Known::AuthorizationPolicy => (
             Broken::Policy(Restriction {
                 object: object.clone(),
-                attachment: Attachment::salvage(&document["spec"], "selector"),
+                attachment: Attachment::salvage_policy(document),
                 reason: format!("{object} is not valid: {reason}").into(),
             }),
             "its last good version stays in force, and while there is none its target is denied",

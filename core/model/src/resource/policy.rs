@@ -48,6 +48,32 @@ impl Attachment {
         }
     }
 
+    /// Reads the attachment of a policy that is not valid. Where anything that looks like a target
+    /// stands in a place or under a name that means nothing, what the policy was to apply to is
+    /// unknown.
+    pub(crate) fn salvage_policy(document: &Value) -> Option<Self> {
+        let elsewhere = document
+            .as_object()
+            .into_iter()
+            .flatten()
+            .any(|(key, value)| {
+                let status = matches!(key.as_str(), "status" | "spec");
+                !status && (looks_like_target(key) || mentions_target(value))
+            });
+        let within = document["spec"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .any(|(key, value)| {
+                let known = matches!(key.as_str(), "targetRefs" | "targetRef" | "selector");
+                !known && (looks_like_target(key) || mentions_target(value))
+            });
+        if elsewhere || within {
+            return None;
+        }
+        Self::salvage(&document["spec"], "selector")
+    }
+
     /// Reads the attachment alone out of a `spec` whose rest may be unreadable or unknown; `None`
     /// where the attachment itself can not be read.
     pub(crate) fn salvage(spec: &Value, selector: &str) -> Option<Self> {
@@ -81,16 +107,24 @@ impl Attachment {
             Some(_) => return None,
             None => None,
         };
-        // Nothing readable, yet something that looks like an attachment under another name.
-        let suspicious = targets.is_empty()
-            && selector.is_none()
-            && spec.keys().any(|key| {
-                let key = key.to_ascii_lowercase();
-                (key.contains("target") || key.contains("selector"))
-                    && !["targetrefs", "targetref"].contains(&key.as_str())
-            });
         let nonsense = targets.iter().any(|target| target_kind(target).is_none());
-        (!suspicious && !nonsense).then_some(Self { targets, selector })
+        (!nonsense).then_some(Self { targets, selector })
+    }
+}
+
+fn looks_like_target(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.contains("target") || key.contains("selector")
+}
+
+fn mentions_target(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            let free = matches!(key.as_str(), "labels" | "annotations" | "managedFields");
+            !free && (looks_like_target(key) || mentions_target(value))
+        }),
+        Value::Array(items) => items.iter().any(mentions_target),
+        _ => false,
     }
 }
 

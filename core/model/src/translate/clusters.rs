@@ -189,8 +189,8 @@ impl Builder<'_> {
                 continue;
             };
             let endpoints = match sources {
-                Sources::Slices(slices) => self.from_slices(slices, written, &mut made.findings),
-                Sources::Pods(pods) => self.from_pods(pods, written),
+                Sources::Slices(slices) => self.behind_slices(slices, written, &mut made.findings),
+                Sources::Pods(pods) => self.behind_pods(pods, written),
             };
             let before = self.before.by_id.get(id);
             let cluster = Cluster {
@@ -209,7 +209,7 @@ impl Builder<'_> {
         made
     }
 
-    fn from_slices(
+    fn behind_slices(
         &self,
         slices: &[NamedSlice<'_>],
         port: &WrittenPort,
@@ -270,7 +270,7 @@ impl Builder<'_> {
         endpoints
     }
 
-    fn from_pods(&self, pods: &[&PodEntry], port: &WrittenPort) -> Vec<Endpoint> {
+    fn behind_pods(&self, pods: &[&PodEntry], port: &WrittenPort) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
         for entry in pods {
             let Some(workload) = &entry.workload else {

@@ -177,7 +177,7 @@ fn choose_identity(proxies: &mut Proxies, options: &Options) {
         .gateways
         .iter()
         .find_map(|(namespace, name)| proxies.find(namespace, name));
-    let Some(chosen) = named.or(proxies.played.first()) else {
+    let Some(chosen) = named.or_else(|| proxies.played.first()) else {
         return;
     };
     let identity = chosen.proxy.identity.clone();

@@ -530,9 +530,9 @@ impl RuleCompiler<'_> {
                     edits = (filters.request_headers, filters.response_headers);
                 }
                 _ => {
-                    cluster = cluster.and(Err(
-                        "a backend's filters can only be header modifiers as yet".into(),
-                    ));
+                    cluster = cluster.and_then(|_| {
+                        Err("a backend's filters can only be header modifiers as yet".into())
+                    });
                 }
             }
             if let Err(reason) = &cluster {

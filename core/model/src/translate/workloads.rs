@@ -204,7 +204,7 @@ fn workload_name(pod: &Pod, name: &Arc<str>) -> Arc<str> {
     let owner = owners
         .iter()
         .find(|owner| owner.controller)
-        .or(owners.first());
+        .or_else(|| owners.first());
     let Some(owner) = owner else {
         return unowned_name(pod, name, hash.map(String::as_str));
     };

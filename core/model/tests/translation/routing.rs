@@ -1,0 +1,296 @@
+//! HTTPRoutes at services.
+
+use serde_json::{Value, json};
+use wayline_model::route::RouteAction;
+
+use crate::world::*;
+
+const WEB: &str = "web.shop.svc.cluster.local";
+
+/// A shop of four services behind one waypoint, with whatever is added.
+fn shop(extra: &[Value]) -> Vec<Value> {
+    let mut documents = vec![
+        namespace("shop", json!({"istio.io/use-waypoint": "wp"})),
+        waypoint("shop", "wp"),
+        service("shop", "web", "10.1.0.1"),
+        service("shop", "v1", "10.1.0.2"),
+        service("shop", "v2", "10.1.0.3"),
+        service("other", "far", "10.1.0.4"),
+    ];
+    documents.extend_from_slice(extra);
+    documents
+}
+
+#[test]
+fn without_a_route_a_service_is_its_own_backend() {
+    let translation = translate(&shop(&[]));
+    assert_sound(&translation);
+    assert_eq!(at(&translation.snapshot, WEB, "x", &get("/any")), "web=1");
+}
+
+#[test]
+fn with_a_route_what_does_not_match_is_404() {
+    let rules = json!([{"matches": [{"path": {"value": "/a"}}],
+                        "backendRefs": [backend("v1", 90), backend("v2", 10)]}]);
+    let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+    assert_sound(&translation);
+    let snapshot = &translation.snapshot;
+    assert_eq!(at(snapshot, WEB, "x", &get("/a/b")), "v1=90,v2=10");
+    assert_eq!(at(snapshot, WEB, "x", &get("/b")), "404");
+    assert_eq!(at(snapshot, "v1.shop", "x", &get("/b")), "v1=1");
+}
+
+#[test]
+fn a_consumer_route_is_for_its_own_namespace_only() {
+    let mut parent = service_parent("web");
+    parent["namespace"] = json!("shop");
+    let own = json!({"name": "web", "namespace": "shop", "port": 80});
+    let translation = translate(&shop(&[
+        route(
+            "shop",
+            "producer",
+            service_parent("web"),
+            json!([{"backendRefs": [backend("v1", 1)]}]),
+        ),
+        route(
+            "client",
+            "consumer",
+            parent,
+            json!([{"matches": [{"path": {"value": "/a"}}], "backendRefs": [own]}]),
+        ),
+    ]));
+    assert_sound(&translation);
+    let snapshot = &translation.snapshot;
+    assert_eq!(at(snapshot, WEB, "shop", &get("/a")), "v1=1");
+    assert_eq!(at(snapshot, WEB, "client", &get("/a")), "web=1");
+    assert_eq!(at(snapshot, WEB, "client", &get("/b")), "404");
+}
+
+#[test]
+fn a_parent_port_narrows() {
+    let mut two_ports = service("shop", "web", "10.1.0.1");
+    two_ports["spec"]["ports"] =
+        json!([{"name": "http", "port": 80}, {"name": "http-admin", "port": 81}]);
+    let mut parent = service_parent("web");
+    parent["port"] = json!(81);
+    let rules = json!([{"backendRefs": [backend("v1", 1)]}]);
+    let mut documents = shop(&[route("shop", "r", parent.clone(), rules.clone())]);
+    documents[2] = two_ports;
+    let translation = translate(&documents);
+    assert_sound(&translation);
+    let snapshot = &translation.snapshot;
+    let table = |port| &target(snapshot, WEB, port).routes.producer;
+    assert_eq!(outcome(snapshot, table(80), &get("/")), "web=1");
+    assert_eq!(outcome(snapshot, table(81), &get("/")), "v1=1");
+
+    parent["port"] = json!(82);
+    let translation = translate(&shop(&[route("shop", "r", parent, rules)]));
+    assert!(has_error(
+        &translation,
+        "HTTPRoute shop/r",
+        "no TCP port 82"
+    ));
+}
+
+#[test]
+fn weights_share_and_what_is_missing_keeps_its_share() {
+    let cases = [
+        (json!([backend("v1", 90), backend("v2", 10)]), "v1=90,v2=10"),
+        (json!([backend("v1", 1), backend("v2", 0)]), "v1=1"),
+        (json!([backend("v1", 0), backend("v2", 0)]), "500"),
+        (json!([]), "500"),
+        (json!([backend("v1", 9), backend("gone", 1)]), "v1=9,500=1"),
+        (json!([{"name": "v1", "port": 81}]), "500=1"),
+        (json!([{"name": "v1"}]), "500=1"),
+        (
+            json!([{"kind": "Bucket", "name": "v1", "port": 80}]),
+            "500=1",
+        ),
+        (
+            json!([{"name": "far", "namespace": "other", "port": 80}]),
+            "500=1",
+        ),
+        (
+            json!([{"name": "v1", "port": 80, "filters": [
+                {"type": "URLRewrite", "urlRewrite": {"hostname": "x"}}]}]),
+            "500=1",
+        ),
+    ];
+    for (backends, expected) in cases {
+        let rules = json!([{"backendRefs": backends}]);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let snapshot = &translation.snapshot;
+        assert_eq!(at(snapshot, WEB, "x", &get("/")), expected, "{backends}");
+        assert_eq!(
+            errors(&translation, "HTTPRoute shop/r").is_empty(),
+            !expected.contains("500"),
+            "{backends}"
+        );
+    }
+}
+
+#[test]
+fn a_reference_grant_opens_another_namespace() {
+    let far = json!([{"backendRefs": [{"name": "far", "namespace": "other", "port": 80}]}]);
+    let route = route("shop", "r", service_parent("web"), far);
+    let grant = |from: Value, to: Value| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+               "metadata": {"namespace": "other", "name": "g"}, "spec": {"from": [from], "to": [to]}})
+    };
+    let from = |namespace: &str| json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": namespace});
+    let to_any = json!({"group": "", "kind": "Service"});
+    let cases = [
+        (grant(from("shop"), to_any.clone()), "far=1"),
+        (
+            grant(
+                from("shop"),
+                json!({"group": "", "kind": "Service", "name": "far"}),
+            ),
+            "far=1",
+        ),
+        (
+            grant(
+                from("shop"),
+                json!({"group": "", "kind": "Service", "name": "near"}),
+            ),
+            "500=1",
+        ),
+        (grant(from("elsewhere"), to_any.clone()), "500=1"),
+        (
+            grant(
+                json!({"group": "", "kind": "HTTPRoute", "namespace": "shop"}),
+                to_any,
+            ),
+            "500=1",
+        ),
+    ];
+    for (grant, expected) in cases {
+        let translation = translate(&shop(&[route.clone(), grant.clone()]));
+        assert_eq!(
+            at(&translation.snapshot, WEB, "x", &get("/")),
+            expected,
+            "{grant}"
+        );
+    }
+}
+
+#[test]
+fn filters_become_ready_values() {
+    let rules = json!([{
+        "name": "the-rule",
+        "matches": [{"path": {"value": "/a"}}, {"path": {"value": "/b/"}}],
+        "filters": [
+            {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                "set": [{"name": "X-Set", "value": "1"}], "remove": ["x-gone"]}},
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {
+                "add": [{"name": "x-add", "value": "2"}]}},
+            {"type": "URLRewrite", "urlRewrite": {"hostname": "new.example", "path": {
+                "type": "ReplacePrefixMatch", "replacePrefixMatch": "/z"}}}],
+        "backendRefs": [{"name": "v1", "port": 80, "filters": [
+            {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                "set": [{"name": "x-backend", "value": "v1"}]}}]}]
+    }]);
+    let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+    assert_sound(&translation);
+    let target = target(&translation.snapshot, WEB, 80);
+    for (path, expected) in [("/a/x", "/z/x"), ("/b/x", "/z/x")] {
+        let rule = rule(&target.routes.producer, &get(path)).unwrap();
+        assert_eq!(&*rule.name, "the-rule");
+        assert_eq!(rule.request_headers.set[0].0, "x-set");
+        assert_eq!(rule.request_headers.remove[0], "x-gone");
+        assert_eq!(rule.response_headers.add[0].1, "2");
+        let RouteAction::Forward(forward) = &rule.action else {
+            panic!("{rule:?}");
+        };
+        assert_eq!(forward.backends[0].request_headers.set[0].1, "v1");
+        let rewrite = forward.rewrite.as_ref().unwrap();
+        assert_eq!(rewrite.hostname.as_ref().unwrap(), "new.example");
+        assert_eq!(rewrite.path.as_ref().unwrap().apply(path), expected);
+    }
+}
+
+#[test]
+fn a_redirect_needs_no_backend() {
+    let rules = json!([{"filters": [{"type": "RequestRedirect", "requestRedirect": {
+        "scheme": "https", "hostname": "x.example", "port": 8443, "statusCode": 301}}]}]);
+    let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+    assert_sound(&translation);
+    assert_eq!(at(&translation.snapshot, WEB, "x", &get("/")), "301");
+}
+
+/// Field, rule, whether the rule still serves.
+#[test]
+fn what_comes_later_is_named_and_fails_where_it_would_admit() {
+    let with_filter = |filter: Value| json!({"filters": [filter]});
+    let cases = [
+        (
+            with_filter(
+                json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "v2"}}}),
+            ),
+            "v1=1",
+        ),
+        (
+            with_filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
+            "v1=1",
+        ),
+        (
+            with_filter(json!({"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC"}})),
+            "500",
+        ),
+        (
+            with_filter(
+                json!({"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "k", "name": "n"}}),
+            ),
+            "500",
+        ),
+        (json!({"timeouts": {"request": "1s"}}), "v1=1"),
+        (json!({"retry": {"attempts": 3}}), "v1=1"),
+        (json!({"sessionPersistence": {"type": "Cookie"}}), "v1=1"),
+    ];
+    for (mut rule, expected) in cases {
+        rule["backendRefs"] = json!([backend("v1", 1)]);
+        let documents = shop(&[route(
+            "shop",
+            "r",
+            service_parent("web"),
+            json!([rule.clone()]),
+        )]);
+        let translation = translate(&documents);
+        assert_eq!(
+            at(&translation.snapshot, WEB, "x", &get("/")),
+            expected,
+            "{rule}"
+        );
+        assert!(
+            has_error(&translation, "HTTPRoute shop/r", "not yet supported"),
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn a_route_to_nowhere_is_an_error() {
+    let rules = json!([{"backendRefs": [backend("v1", 1)]}]);
+    let translation = translate(&shop(&[
+        route("shop", "gone", service_parent("gone"), rules.clone()),
+        route("other", "unserved", service_parent("far"), rules.clone()),
+        route(
+            "shop",
+            "entry",
+            json!({"group": "networking.istio.io", "kind": "ServiceEntry", "name": "x"}),
+            rules.clone(),
+        ),
+        route("shop", "gateway", json!({"name": "gone"}), rules.clone()),
+        route("shop", "at-waypoint", json!({"name": "wp"}), rules),
+    ]));
+    for (name, reason) in [
+        ("shop/gone", "does not exist"),
+        ("other/unserved", "it has no waypoint"),
+        ("shop/entry", "not yet supported"),
+        ("shop/gateway", "does not exist"),
+        ("shop/at-waypoint", "is a waypoint"),
+    ] {
+        let object = format!("HTTPRoute {name}");
+        assert!(has_error(&translation, &object, reason), "{object}");
+    }
+}
