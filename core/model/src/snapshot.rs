@@ -31,7 +31,7 @@ pub struct Snapshot {
     /// Clusters by number.
     pub clusters: HashMap<ClusterId, Arc<Cluster>>,
     /// Workloads, to tell who a peer is.
-    pub workloads: Workloads,
+    pub workloads: Arc<Workloads>,
 }
 
 /// One Gateway that this process plays.

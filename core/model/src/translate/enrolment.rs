@@ -1,11 +1,13 @@
 //! Which waypoint serves what, exactly as Istio tells (pilot, `fetchWaypointForTarget`): the object's
 //! own label, else its namespace's; never a fallback from a waypoint that is named and missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::clusters::HBONE_PORT;
-use super::proxies::{Proxies, ProxyEntry, admits, role_of};
+use super::proxies::{Proxies, admits, role_of};
+use super::services::Services;
+use super::workloads::Pods;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 use crate::resource::Pod;
@@ -20,36 +22,96 @@ const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 
 /// What came of an object's enrolment.
 #[derive(Clone, Debug)]
-pub(super) enum Enrolment<'a> {
-    /// A waypoint of this process serves it.
-    Here(&'a ProxyEntry),
+pub(super) enum Enrolment {
+    /// A waypoint of this process serves it: its place among those played.
+    Here(usize),
     /// A waypoint that another process plays serves it.
     Elsewhere(Arc<str>),
     /// Nothing does.
     Nowhere(Arc<str>),
 }
 
+/// Where everything stands.
+#[derive(Debug, Default)]
+pub(super) struct Enrolments {
+    services: HashMap<Arc<str>, HashMap<Arc<str>, Enrolment>>,
+    /// Pods behind a waypoint of this process, and its place.
+    pub(super) pods: Vec<(Arc<str>, Arc<str>, usize)>,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Enrolments {
+    pub(super) fn service(&self, namespace: &str, name: &str) -> Option<&Enrolment> {
+        self.services.get(namespace)?.get(name)
+    }
+}
+
+pub(super) fn collect(
+    resources: &Resources,
+    proxies: &Proxies,
+    services: &Services,
+    pods: &Pods,
+) -> Enrolments {
+    let enroller = Enroller { resources, proxies };
+    let mut all = Enrolments::default();
+    for entry in services.iter() {
+        let service = &entry.service;
+        let (namespace, name) = (&service.namespace, &service.name);
+        let labels = &entry.written.metadata.labels;
+        let enrolment = enroller.service(namespace, name, labels, &mut all.findings);
+        if entry.is_external_name() && matches!(enrolment, Enrolment::Here(_)) {
+            all.findings.push(
+                Finding::error("ExternalName is not yet supported; the service is not served")
+                    .on(ObjectRef::new("Service", namespace, name))
+                    .field("spec.type"),
+            );
+        }
+        all.services
+            .entry(Arc::clone(namespace))
+            .or_default()
+            .insert(Arc::clone(name), enrolment);
+    }
+    let for_workloads = proxies
+        .played
+        .iter()
+        .any(|entry| entry.is_waypoint() && entry.serves.workloads);
+    for entry in pods.iter().filter(|entry| entry.workload.is_some()) {
+        // Inheriting from the namespace a waypoint that is for services only means nothing.
+        if !for_workloads && !entry.pod.metadata.labels.contains_key(USE_WAYPOINT) {
+            continue;
+        }
+        let (namespace, name) = (&entry.namespace, &entry.name);
+        if let Enrolment::Here(place) =
+            enroller.workload(namespace, name, &entry.pod, &mut all.findings)
+        {
+            all.pods
+                .push((Arc::clone(namespace), Arc::clone(name), place));
+        }
+    }
+    all
+}
+
 /// What is addressed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Traffic {
+enum Traffic {
     Service,
     Workload,
 }
 
 /// Finds the waypoint of services and workloads.
-pub(super) struct Enroller<'a> {
-    pub(super) resources: &'a Resources,
-    pub(super) proxies: &'a Proxies,
+struct Enroller<'a> {
+    resources: &'a Resources,
+    proxies: &'a Proxies,
 }
 
-impl<'a> Enroller<'a> {
-    pub(super) fn service(
+impl Enroller<'_> {
+    fn service(
         &self,
         namespace: &str,
         name: &str,
         labels: &BTreeMap<String, String>,
         findings: &mut Vec<Finding>,
-    ) -> Enrolment<'a> {
+    ) -> Enrolment {
         // Istio's own gateways never stand behind a waypoint.
         if matches!(
             labels.get("gateway.istio.io/managed").map(String::as_str),
@@ -61,13 +123,13 @@ impl<'a> Enroller<'a> {
         self.find(Traffic::Service, &object, labels, findings)
     }
 
-    pub(super) fn workload(
+    fn workload(
         &self,
         namespace: &str,
         name: &str,
         pod: &Pod,
         findings: &mut Vec<Finding>,
-    ) -> Enrolment<'a> {
+    ) -> Enrolment {
         let labels = &pod.metadata.labels;
         let instance = labels
             .get("gateway.networking.k8s.io/gateway-name")
@@ -89,7 +151,7 @@ impl<'a> Enroller<'a> {
         object: &ObjectRef,
         labels: &BTreeMap<String, String>,
         findings: &mut Vec<Finding>,
-    ) -> Enrolment<'a> {
+    ) -> Enrolment {
         let namespace = &*object.namespace;
         if labels.contains_key(USE_WAYPOINT) {
             return self.labelled(traffic, object, namespace, labels, findings);
@@ -115,7 +177,7 @@ impl<'a> Enroller<'a> {
         namespace: &str,
         labels: &BTreeMap<String, String>,
         findings: &mut Vec<Finding>,
-    ) -> Enrolment<'a> {
+    ) -> Enrolment {
         let Some(name) = labels.get(USE_WAYPOINT) else {
             return not_enrolled();
         };
@@ -145,8 +207,8 @@ impl<'a> Enroller<'a> {
             );
         }
         match (primary, canary) {
-            (Candidate::Here(entry), _) | (_, Some(Candidate::Here(entry))) => {
-                Enrolment::Here(entry)
+            (Candidate::Here(place), _) | (_, Some(Candidate::Here(place))) => {
+                Enrolment::Here(place)
             }
             (Candidate::Elsewhere(reason), _) => Enrolment::Elsewhere(reason),
             (Candidate::Missing(reason) | Candidate::WrongTraffic(reason), _) => {
@@ -161,7 +223,7 @@ impl<'a> Enroller<'a> {
         waypoint_namespace: &str,
         waypoint: &str,
         namespace: &str,
-    ) -> Candidate<'a> {
+    ) -> Candidate {
         let label = format!("{waypoint_namespace}/{waypoint}");
         let Some(gateway) = self.resources.gateways.get(waypoint_namespace, waypoint) else {
             return Candidate::Missing(
@@ -175,11 +237,12 @@ impl<'a> Enroller<'a> {
                 format!("its waypoint {label} is a gateway, not a waypoint").into(),
             );
         }
-        let Some(entry) = self.proxies.find(waypoint_namespace, waypoint) else {
+        let Some(place) = self.proxies.place(waypoint_namespace, waypoint) else {
             return Candidate::Elsewhere(
                 format!("its waypoint {label} is not played by this process").into(),
             );
         };
+        let entry = &self.proxies.played[place];
         let listeners = &entry.gateway.spec.listeners;
         let listener = listeners
             .iter()
@@ -204,23 +267,23 @@ impl<'a> Enroller<'a> {
                 format!("its waypoint {label} is not for {what} (istio.io/waypoint-for)").into(),
             );
         }
-        Candidate::Here(entry)
+        Candidate::Here(place)
     }
 }
 
-fn not_enrolled<'a>() -> Enrolment<'a> {
+fn not_enrolled() -> Enrolment {
     Enrolment::Nowhere("it has no waypoint".into())
 }
 
 /// A waypoint that a label names.
-enum Candidate<'a> {
-    Here(&'a ProxyEntry),
+enum Candidate {
+    Here(usize),
     Elsewhere(Arc<str>),
     Missing(Arc<str>),
     WrongTraffic(Arc<str>),
 }
 
-impl Candidate<'_> {
+impl Candidate {
     /// What to say about it. A namespace's label may well name a waypoint that is for the other
     /// traffic only; an object's own label may not.
     fn finding(&self, inherited: bool) -> Option<Finding> {

@@ -30,14 +30,14 @@ use crate::snapshot::{Entrance, Snapshot, Target, Tunnels};
 use crate::store::Resources;
 
 use clusters::{ClusterMemo, Clusters};
-use enrolment::Enroller;
+use enrolment::Enrolments;
 use entrances::{Doors, HostMemo};
 use ids::ClusterIds;
 use policies::{PolicyIndex, PolicyMemo};
 use proxies::Proxies;
 use routes::{RouteIndex, RouteMemo};
 use services::{ServiceMemo, Services};
-use targets::{Enrolments, TargetMemos, Targets};
+use targets::{TargetMemos, Targets, service_state};
 use workloads::{Pods, WorkloadMemo};
 
 /// What the process was told on its command line.
@@ -68,7 +68,10 @@ pub struct Translator {
     ids: ClusterIds,
     mesh: Arc<MeshSettings>,
     memos: Memos,
-    backends: Stage<Backends>,
+    pods: Stage<Pods>,
+    services: Stage<Services>,
+    clusters: Stage<Clusters>,
+    enrolments: Stage<Enrolments>,
     routes: Stage<RouteIndex>,
     doors: Stage<Doors>,
     targets: HashMap<ClusterId, Arc<Target>>,
@@ -107,14 +110,6 @@ impl<T> Stage<T> {
     }
 }
 
-/// What requests can be sent to.
-#[derive(Debug, Default)]
-struct Backends {
-    pods: Pods,
-    services: Services,
-    clusters: Clusters,
-}
-
 impl Translator {
     /// A translator that has seen nothing.
     #[must_use]
@@ -130,20 +125,11 @@ impl Translator {
         self.follow_mesh(resources);
         let mesh = Arc::clone(&self.mesh);
         let before = self.before.take();
-        let backends = self.backends(resources);
-        let Backends {
-            pods,
-            services,
-            clusters,
-        } = &*backends;
+        let (pods, services, clusters) = self.backends(resources);
         let proxies = proxies::collect(resources, &mesh, &self.options, before.as_deref());
-        let routes = self.routes(resources, services);
-        let enroller = Enroller {
-            resources,
-            proxies: &proxies,
-        };
-        let enrolments = Enrolments::new(services, &enroller);
-        let state = |namespace: &str, name: &str| enrolments.state(namespace, name);
+        let routes = self.routes(resources, &services);
+        let enrolments = self.enrolments(resources, &proxies, &services, &pods);
+        let state = |namespace: &str, name: &str| service_state(&enrolments, namespace, name);
         let policies = PolicyIndex::new(resources, &mesh, &proxies, &state);
         let mut memos = TargetMemos {
             routes: &mut self.memos.routes,
@@ -153,8 +139,9 @@ impl Translator {
         let mut targets = Targets {
             resources,
             mesh: &mesh,
-            services,
-            pods,
+            proxies: &proxies,
+            services: &services,
+            pods: &pods,
             routes: &routes,
             policies: &policies,
             before: before.as_deref(),
@@ -165,7 +152,7 @@ impl Translator {
             findings: Vec::new(),
         };
         targets.add_services(&enrolments, &mut memos);
-        targets.add_workloads(&enroller, &mut memos);
+        targets.add_workloads(&enrolments, &mut memos);
         let Targets {
             tunnels,
             targets,
@@ -202,8 +189,8 @@ impl Translator {
         findings.dedup();
 
         self.generation += 1;
-        let mut clusters = clusters.by_id.clone();
-        clusters.extend(direct);
+        let mut by_id = clusters.by_id.clone();
+        by_id.extend(direct);
         let snapshot = Arc::new(Snapshot {
             generation: self.generation,
             mesh,
@@ -214,8 +201,8 @@ impl Translator {
                 .collect(),
             tunnels,
             entrances,
-            clusters,
-            workloads: pods.workloads.clone(),
+            clusters: by_id,
+            workloads: Arc::clone(&pods.workloads),
         });
         self.before = Some(Arc::clone(&snapshot));
         Translation {
@@ -238,34 +225,48 @@ impl Translator {
             routes: std::mem::take(&mut self.memos.routes),
             ..Memos::default()
         };
-        self.backends.made_from.clear();
+        self.pods.made_from.clear();
+        self.services.made_from.clear();
+        self.clusters.made_from.clear();
+        self.enrolments.made_from.clear();
         self.routes.made_from.clear();
         self.doors.made_from.clear();
     }
 
-    fn backends(&mut self, resources: &Resources) -> Arc<Backends> {
-        let from = vec![
-            resources.services.revision(),
-            resources.slices.revision(),
-            resources.pods.revision(),
-        ];
+    fn backends(&mut self, resources: &Resources) -> (Arc<Pods>, Arc<Services>, Arc<Clusters>) {
         let (memos, ids, mesh) = (&mut self.memos, &mut self.ids, &self.mesh);
-        self.backends.step(from, |before| {
-            let pods = workloads::collect(resources, mesh, &mut memos.workloads);
-            let services = services::collect(resources, mesh, &mut memos.services, ids);
-            let clusters = clusters::collect(
-                resources,
-                mesh,
-                &services,
-                &pods,
-                &before.clusters,
-                &mut memos.clusters,
-            );
-            Backends {
-                pods,
-                services,
-                clusters,
-            }
+        let of_pods = resources.pods.revision();
+        let pods = self.pods.step(vec![of_pods], |_| {
+            workloads::collect(resources, mesh, &mut memos.workloads)
+        });
+        let of_services = resources.services.revision();
+        let services = self.services.step(vec![of_services], |_| {
+            services::collect(resources, mesh, &mut memos.services, ids)
+        });
+        let from = vec![of_pods, of_services, resources.slices.revision()];
+        let memo = &mut memos.clusters;
+        let clusters = self.clusters.step(from, |before| {
+            clusters::collect(resources, mesh, &services, &pods, before, memo)
+        });
+        (pods, services, clusters)
+    }
+
+    fn enrolments(
+        &mut self,
+        resources: &Resources,
+        proxies: &Proxies,
+        services: &Services,
+        pods: &Pods,
+    ) -> Arc<Enrolments> {
+        let from = vec![
+            resources.pods.revision(),
+            resources.services.revision(),
+            resources.namespaces.revision(),
+            resources.gateways.revision(),
+            resources.classes.revision(),
+        ];
+        self.enrolments.step(from, |_| {
+            enrolment::collect(resources, proxies, services, pods)
         })
     }
 

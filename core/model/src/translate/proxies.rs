@@ -71,9 +71,13 @@ pub(super) struct Proxies {
 
 impl Proxies {
     pub(super) fn find(&self, namespace: &str, name: &str) -> Option<&ProxyEntry> {
+        self.played.get(self.place(namespace, name)?)
+    }
+
+    pub(super) fn place(&self, namespace: &str, name: &str) -> Option<usize> {
         self.played
             .iter()
-            .find(|entry| &*entry.proxy.namespace == namespace && &*entry.proxy.name == name)
+            .position(|entry| &*entry.proxy.namespace == namespace && &*entry.proxy.name == name)
     }
 }
 

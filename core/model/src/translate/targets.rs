@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::clusters::{HBONE_PORT, endpoint_at, target_port};
-use super::enrolment::{Enroller, Enrolment};
+use super::enrolment::{Enrolment, Enrolments};
 use super::ids::{ClusterIds, Subject};
 use super::memo::reuse;
 use super::policies::{self, PolicyIndex, PolicyMemo, ServiceState};
-use super::proxies::ProxyEntry;
+use super::proxies::{Proxies, ProxyEntry};
 use super::routes::{AttachedRoute, RouteIndex, RouteMemo};
 use super::services::{ServiceEntry, Services};
 use super::workloads::{PodEntry, Pods};
@@ -21,50 +21,11 @@ use crate::service::{AppProtocol, Cluster, ClusterId};
 use crate::snapshot::{Snapshot, Target, Tunnels};
 use crate::store::Resources;
 
-/// Where each service stands.
-pub(super) struct Enrolments<'a> {
-    by_service: HashMap<(&'a str, &'a str), Enrolment<'a>>,
-    pub(super) findings: Vec<Finding>,
-}
-
-impl<'a> Enrolments<'a> {
-    pub(super) fn new(services: &'a Services, enroller: &Enroller<'a>) -> Self {
-        let mut findings = Vec::new();
-        let mut by_service = HashMap::new();
-        for entry in services.iter() {
-            let service = &entry.service;
-            let labels = &entry.written.metadata.labels;
-            let enrolment =
-                enroller.service(&service.namespace, &service.name, labels, &mut findings);
-            if entry.is_external_name() && matches!(enrolment, Enrolment::Here(_)) {
-                findings.push(
-                    Finding::error("ExternalName is not yet supported; the service is not served")
-                        .on(ObjectRef::new("Service", &service.namespace, &service.name))
-                        .field("spec.type"),
-                );
-            }
-            by_service.insert((&*service.namespace, &*service.name), enrolment);
-        }
-        Self {
-            by_service,
-            findings,
-        }
-    }
-
-    /// For whoever attaches something to the service.
-    pub(super) fn state(&self, namespace: &str, name: &str) -> ServiceState {
-        match self.by_service.get(&(namespace, name)) {
-            None => ServiceState::Missing,
-            Some(Enrolment::Here(_) | Enrolment::Elsewhere(_)) => ServiceState::Served,
-            Some(Enrolment::Nowhere(reason)) => ServiceState::Unserved(Arc::clone(reason)),
-        }
-    }
-}
-
 /// Builds the targets of one round.
 pub(super) struct Targets<'a> {
     pub(super) resources: &'a Resources,
     pub(super) mesh: &'a MeshSettings,
+    pub(super) proxies: &'a Proxies,
     pub(super) services: &'a Services,
     pub(super) pods: &'a Pods,
     pub(super) routes: &'a RouteIndex,
@@ -87,16 +48,13 @@ pub(super) struct TargetMemos<'m> {
 }
 
 impl Targets<'_> {
-    pub(super) fn add_services(
-        &mut self,
-        enrolments: &Enrolments<'_>,
-        memos: &mut TargetMemos<'_>,
-    ) {
+    pub(super) fn add_services(&mut self, enrolments: &Enrolments, memos: &mut TargetMemos<'_>) {
         for entry in self.services.iter() {
             let service = &entry.service;
-            let key = (&*service.namespace, &*service.name);
-            match enrolments.by_service.get(&key) {
-                Some(Enrolment::Here(proxy)) => self.add_service(entry, proxy, memos),
+            match enrolments.service(&service.namespace, &service.name) {
+                Some(Enrolment::Here(place)) => {
+                    self.add_service(entry, &self.proxies.played[*place], memos);
+                }
                 Some(Enrolment::Elsewhere(reason) | Enrolment::Nowhere(reason)) => {
                     let reason: Arc<str> =
                         format!("{}/{}: {reason}", service.namespace, service.name).into();
@@ -182,9 +140,9 @@ impl Targets<'_> {
     }
 
     /// Routes to nowhere.
-    fn judge_parents(&mut self, enrolments: &Enrolments<'_>) {
+    fn judge_parents(&mut self, enrolments: &Enrolments) {
         for ((namespace, name), routes) in &self.routes.services {
-            let state = enrolments.state(namespace, name);
+            let state = service_state(enrolments, namespace, name);
             let service = self.services.get(namespace, name);
             for route in routes {
                 let reason = match &state {
@@ -210,25 +168,18 @@ impl Targets<'_> {
         }
     }
 
-    pub(super) fn add_workloads(&mut self, enroller: &Enroller<'_>, memos: &mut TargetMemos<'_>) {
-        let mut ports: Option<HashMap<(&str, &str), Vec<u16>>> = None;
-        let (pods, services, resources) = (self.pods, self.services, self.resources);
-        for entry in pods.iter() {
-            if entry.workload.is_none() {
-                continue;
-            }
-            let enrolment = enroller.workload(
-                &entry.namespace,
-                &entry.name,
-                &entry.pod,
-                &mut self.findings,
-            );
-            let Enrolment::Here(proxy) = enrolment else {
+    pub(super) fn add_workloads(&mut self, enrolments: &Enrolments, memos: &mut TargetMemos<'_>) {
+        if enrolments.pods.is_empty() {
+            return;
+        }
+        let (pods, services, proxies) = (self.pods, self.services, self.proxies);
+        let known = ports_of_slices(self.resources);
+        for (namespace, name, place) in &enrolments.pods {
+            let Some(entry) = pods.get(namespace, name) else {
                 continue;
             };
-            let known = ports.get_or_insert_with(|| ports_of_slices(resources));
             let mut own = known
-                .get(&(&*entry.namespace, &*entry.name))
+                .get(&(&**namespace, &**name))
                 .cloned()
                 .unwrap_or_default();
             own.extend(declared_ports(entry, services));
@@ -236,7 +187,7 @@ impl Targets<'_> {
             own.dedup();
             own.retain(|port| *port != HBONE_PORT);
             for port in own {
-                self.add_workload(entry, port, proxy, memos);
+                self.add_workload(entry, port, &proxies.played[*place], memos);
             }
         }
     }
@@ -303,6 +254,15 @@ impl Targets<'_> {
                 .entry((Arc::clone(&workload.network), address, port))
                 .or_insert_with(|| Arc::clone(&target));
         }
+    }
+}
+
+/// What is known of a service, for whoever attaches something to it.
+pub(super) fn service_state(enrolments: &Enrolments, namespace: &str, name: &str) -> ServiceState {
+    match enrolments.service(namespace, name) {
+        None => ServiceState::Missing,
+        Some(Enrolment::Here(_) | Enrolment::Elsewhere(_)) => ServiceState::Served,
+        Some(Enrolment::Nowhere(reason)) => ServiceState::Unserved(Arc::clone(reason)),
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct PodEntry {
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, PodEntry>>,
-    pub(super) workloads: Workloads,
+    pub(super) workloads: Arc<Workloads>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn collect(resources: &Resources, mesh: &MeshSettings, memo: &mut Wor
             .insert(Arc::clone(name), entry);
     }
     memo.end_round();
-    pods.workloads = index(&pods);
+    pods.workloads = Arc::new(index(&pods));
     pods
 }
 

@@ -275,8 +275,12 @@ fn kinds_that_come_later_deny_where_ignoring_them_would_admit() {
         ),
     ];
     for (document, expected) in cases {
-        assert_eq!(open(&shop(&[document.clone()])), expected, "{document}");
-        let translation = translate(&shop(&[document.clone()]));
+        assert_eq!(
+            open(&shop(std::slice::from_ref(&document))),
+            expected,
+            "{document}"
+        );
+        let translation = translate(&shop(std::slice::from_ref(&document)));
         assert!(
             translation.findings.iter().any(|f| f
                 .object
