@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode, uri::PathAndQuery};
 use serde_json::{Value, json};
 use wayline_chain::bench::{Bench, Head, Request};
-use wayline_chain::{Chain, LocalReply, Phase, Scope, Started};
+use wayline_chain::{Callout, Chain, LocalReply, NoCallout, Phase, Scope, Started};
 use wayline_filters::native_sources;
 use wayline_model::Snapshot;
 use wayline_model::authorization::{AttachedPolicy, Authorization};
@@ -44,7 +44,9 @@ fn chain(authorization: &Arc<Authorization>) -> Rc<Chain> {
             .parse()
             .unwrap(),
     });
+    let callout: Rc<dyn Callout> = Rc::new(NoCallout);
     let scope = Scope {
+        callout: &callout,
         snapshot: &Snapshot::default(),
         proxy: &proxy,
         service: None,

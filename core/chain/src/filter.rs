@@ -11,6 +11,7 @@ use wayline_model::authorization::Authorization;
 use wayline_model::service::Service;
 use wayline_model::snapshot::Proxy;
 
+use crate::callout::Callout;
 use crate::context::RequestContext;
 
 /// Where in the chain a filter stands, in Istio's order for waypoints (istiod: listener_waypoint.go).
@@ -331,8 +332,10 @@ pub struct Placed {
 }
 
 /// What a chain is made for: one target of a waypoint, or one entrance of a gateway.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Scope<'a> {
+    /// How these filters reach out.
+    pub callout: &'a Rc<dyn Callout>,
     /// The knowledge in force.
     pub snapshot: &'a Snapshot,
     /// The waypoint or gateway.

@@ -83,7 +83,7 @@ impl Ingress {
         let bound = self
             .origin
             .place(&plan.snapshot)
-            .map(|place| plan.bind(&place));
+            .map(|place| plan.bind(&place, &self.worker.callout()));
         *self.current.borrow_mut() = bound
             .as_ref()
             .map(|bound| (Rc::clone(&plan), Rc::clone(bound)));

@@ -10,6 +10,7 @@
 //! → `http::server` reads it behind `http::guard` → `http::exchange` canonicalises it, runs the chain,
 //! routes it → `upstream::send` → and back up; `http::book` closes it.
 
+mod callout;
 mod drain;
 mod gateway;
 mod http;

@@ -89,7 +89,7 @@ impl Opaque {
         connection: Rc<Connection>,
         peer: PeerId,
     ) -> Self {
-        let bound = plan.bind(&Place::Target(Arc::clone(target)));
+        let bound = plan.bind(&Place::Target(Arc::clone(target)), &worker.callout());
         Self {
             worker,
             plan,

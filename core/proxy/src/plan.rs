@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use wayline_chain::{Chain, FilterSource, Scope};
+use wayline_chain::{Callout, Chain, FilterSource, Scope};
 use wayline_model::Snapshot;
 use wayline_model::authorization::Authorization;
 use wayline_model::mesh::AccessLogSettings;
@@ -18,6 +18,8 @@ use wayline_telemetry::{
     AccessLog, AccessLogFiles, AccessLogFormat, CoreMetrics, DestinationId, DestinationLabels,
     PeerId, WorkloadId, WorkloadLabels,
 };
+
+use crate::callout::ClusterNames;
 
 /// A snapshot bound on this core.
 pub(crate) struct Plan {
@@ -30,6 +32,8 @@ pub(crate) struct Plan {
     sources: Arc<[Arc<dyn FilterSource>]>,
     metrics: Rc<CoreMetrics>,
     bound: RefCell<FxHashMap<usize, Rc<Bound>>>,
+    /// Clusters by name, for callouts.
+    pub(crate) clusters: ClusterNames,
 }
 
 /// The access log with the settings it was made from.
@@ -117,6 +121,7 @@ impl Plan {
             sources,
             metrics,
             bound: RefCell::default(),
+            clusters: ClusterNames::default(),
         }
     }
 
@@ -156,11 +161,12 @@ impl Plan {
     }
 
     /// The place, ready for requests.
-    pub(crate) fn bind(&self, place: &Place) -> Rc<Bound> {
+    pub(crate) fn bind(&self, place: &Place, callout: &Rc<dyn Callout>) -> Rc<Bound> {
         if let Some(known) = self.bound.borrow().get(&place.key()) {
             return Rc::clone(known);
         }
         let scope = Scope {
+            callout,
             snapshot: &self.snapshot,
             proxy: place.proxy(),
             service: place.service(),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -13,13 +13,14 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use wayline_chain::FilterSource;
+use wayline_chain::{Callout, FilterSource};
 use wayline_hbone::{Settings as HboneSettings, TunnelPool};
 use wayline_model::Snapshot;
 use wayline_model::route::RouteRule;
 use wayline_telemetry::{AccessLogFiles, CoreMetrics, MetricsHub, ProcessMetrics};
 use wayline_tls::CertificateStore;
 
+use crate::callout::UpstreamCallout;
 use crate::drain::Drain;
 use crate::listener::EntranceKey;
 use crate::plan::Plan;
@@ -173,9 +174,15 @@ pub(crate) struct Worker {
     logs: Arc<AccessLogFiles>,
     plan: RefCell<Rc<Plan>>,
     shares: RefCell<FxHashMap<usize, Even>>,
+    itself: Weak<Self>,
 }
 
 impl Worker {
+    /// How this core's filters reach out.
+    pub(crate) fn callout(&self) -> Rc<dyn Callout> {
+        Rc::new(UpstreamCallout::new(Weak::clone(&self.itself)))
+    }
+
     /// The plan in force.
     pub(crate) fn plan(&self) -> Rc<Plan> {
         Rc::clone(&self.plan.borrow())
@@ -232,7 +239,7 @@ async fn serve(
         Rc::clone(&metrics),
         None,
     );
-    let worker = Rc::new(Worker {
+    let worker = Rc::new_cyclic(|itself| Worker {
         upstreams: Upstreams::new(Rc::clone(&metrics)),
         tunnels: TunnelPool::new(shared.certificates.clone(), shared.hbone.clone()),
         certificates: shared.certificates,
@@ -247,6 +254,7 @@ async fn serve(
         logs: shared.logs,
         plan: RefCell::new(Rc::new(empty)),
         shares: RefCell::default(),
+        itself: Weak::clone(itself),
     });
     worker.adopt(first);
 

@@ -32,9 +32,7 @@ pub(crate) enum BodyError {
 pub(crate) enum RequestBody {
     /// There is none.
     Empty,
-    /// One made here (callouts).
-    Full(Option<Bytes>, Option<HeaderMap>),
-    /// The client's; may be read again from its start by another attempt.
+    /// The client's, or a filter's; may be read again from its start by another attempt.
     Client(Replay),
 }
 
@@ -55,6 +53,8 @@ pub(crate) enum ClientSource {
     Direct(Incoming),
     /// Through filters that need them.
     Filtered(Box<FilteredRequest<Incoming>>),
+    /// Made by a filter.
+    Made(Option<Bytes>, Option<HeaderMap>),
 }
 
 impl ClientBody {
@@ -103,6 +103,10 @@ impl ClientBody {
             }
             ClientSource::Filtered(body) => ready!(Pin::new(&mut **body).poll_frame(cx))
                 .map(|frame| frame.map_err(|_| BodyError::Filter)),
+            ClientSource::Made(data, trailers) => match data.take() {
+                Some(data) => Some(Ok(Frame::data(data))),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            },
         };
         let frame = match frame {
             None => {
@@ -146,7 +150,7 @@ impl RequestBody {
     pub(crate) fn into_client(self) -> Option<Rc<ClientBody>> {
         match self {
             Self::Client(replay) => Some(replay.body),
-            Self::Empty | Self::Full(..) => None,
+            Self::Empty => None,
         }
     }
 }
@@ -167,12 +171,6 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Full(data, trailers) => Poll::Ready(match data.take() {
-                Some(data) => Some(Ok(Frame::data(data))),
-                None => trailers
-                    .take()
-                    .map(|trailers| Ok(Frame::trailers(trailers))),
-            }),
             Self::Client(replay) => {
                 let again = replay.body.sent.borrow().get(replay.position).cloned();
                 if let Some(data) = again {
@@ -191,12 +189,12 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(data, trailers) => data.is_none() && trailers.is_none(),
             Self::Client(replay) => {
                 replay.body.sent_bytes.get() == 0
                     && match &*replay.body.source.borrow() {
                         ClientSource::Direct(body) => body.is_end_stream(),
                         ClientSource::Filtered(body) => body.is_end_stream(),
+                        ClientSource::Made(data, trailers) => data.is_none() && trailers.is_none(),
                     }
             }
         }
@@ -205,13 +203,12 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Full(data, _) => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
-            }
             Self::Client(replay) if replay.body.sent_bytes.get() == 0 => {
                 match &*replay.body.source.borrow() {
                     ClientSource::Direct(body) => body.size_hint(),
                     ClientSource::Filtered(body) => body.size_hint(),
+                    ClientSource::Made(Some(data), None) => SizeHint::with_exact(data.len() as u64),
+                    ClientSource::Made(..) => SizeHint::default(),
                 }
             }
             Self::Client(_) => SizeHint::default(),

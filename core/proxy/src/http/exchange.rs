@@ -174,13 +174,17 @@ async fn filtered(
     }
 }
 
-fn finish<E>(
-    response: Result<Response<FilteredResponse<UpstreamBody>>, E>,
+fn finish(
+    response: Result<Response<FilteredResponse<UpstreamBody>>, wayline_chain::BodyError<BodyError>>,
     book: &mut Book,
 ) -> Result<Answer, Cut> {
     match response {
         Ok(response) => Ok(response.map(|body| ResponseBody::Filtered(Box::new(body)))),
-        Err(_) => Err(cut(book, "filter_reset".into())),
+        Err(wayline_chain::BodyError::Interrupted(details)) => Err(cut(book, details)),
+        Err(wayline_chain::BodyError::Source(_)) => {
+            book.flags.insert(ResponseFlag::UpstreamConnectionTermination);
+            Err(Cut)
+        }
     }
 }
 

@@ -1,0 +1,148 @@
+//! Requests of filters, over the same pools as everybody's.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Body;
+use wayline_chain::{Callout, CalloutError, CalloutFuture, CalloutRequest};
+use wayline_model::Snapshot;
+use wayline_model::route::RetryPolicy;
+use wayline_model::service::{AppProtocol, Cluster, ClusterId};
+
+use crate::http::body::{ClientBody, ClientSource};
+use crate::upstream::send::{self, UpstreamError};
+use crate::upstream::{Attempts, UpstreamBody, UpstreamRequest};
+use crate::worker::Worker;
+
+/// The port by which this core's filters reach out.
+pub(crate) struct UpstreamCallout {
+    worker: Weak<Worker>,
+}
+
+impl UpstreamCallout {
+    /// Reaches out from that core.
+    pub(crate) fn new(worker: Weak<Worker>) -> Self {
+        Self { worker }
+    }
+}
+
+impl Callout for UpstreamCallout {
+    fn call(&self, request: CalloutRequest) -> CalloutFuture {
+        let worker = Weak::clone(&self.worker);
+        Box::pin(async move {
+            let Some(worker) = worker.upgrade() else {
+                return Err(CalloutError::UnknownBackend(request.backend));
+            };
+            let deadline = request.deadline;
+            tokio::time::timeout(deadline, call(&worker, request))
+                .await
+                .unwrap_or(Err(CalloutError::Timeout))
+        })
+    }
+}
+
+async fn call(
+    worker: &Worker,
+    request: CalloutRequest,
+) -> Result<(Response<Bytes>, HeaderMap), CalloutError> {
+    let plan = worker.plan();
+    let cluster = plan
+        .clusters
+        .find(&plan.snapshot, &request.backend)
+        .and_then(|id| worker.upstreams.cluster(&plan.snapshot, id))
+        .ok_or_else(|| CalloutError::UnknownBackend(Arc::clone(&request.backend)))?;
+    let http2 = matches!(cluster.cluster().protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+    let (mut parts, body) = request.request.into_parts();
+    let authority = parts
+        .uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        .or_else(|| parts.headers.remove(HOST))
+        .or_else(|| HeaderValue::from_str(&request.backend).ok())
+        .unwrap_or(HeaderValue::from_static("localhost"));
+    let bodiless = body.is_empty() && request.trailers.is_none();
+    let sent = UpstreamRequest {
+        method: parts.method,
+        path: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        authority,
+        headers: parts.headers,
+        body: (!bodiless).then(|| {
+            ClientBody::new(ClientSource::Made(Some(body), request.trailers))
+        }),
+        http2,
+    };
+    let mut attempts = Attempts::default();
+    let (response, body) =
+        send::send(worker, &cluster, sent, &RetryPolicy::default(), &mut attempts)
+            .await
+            .map_err(describe)?;
+    let (body, trailers) = collect(body, request.response_limit).await?;
+    Ok((response.map(|()| body), trailers))
+}
+
+/// Clusters by the names filters know them by.
+#[derive(Default)]
+pub(crate) struct ClusterNames(RefCell<Option<Rc<HashMap<Arc<str>, ClusterId>>>>);
+
+impl ClusterNames {
+    /// The cluster called `outbound|<port>||<host>`, or `<host>:<port>`.
+    pub(crate) fn find(&self, snapshot: &Snapshot, name: &str) -> Option<ClusterId> {
+        let names = self.0.borrow().clone();
+        let names = names.unwrap_or_else(|| {
+            let names = Rc::new(index(snapshot));
+            *self.0.borrow_mut() = Some(Rc::clone(&names));
+            names
+        });
+        names.get(name).copied()
+    }
+}
+
+fn index(snapshot: &Snapshot) -> HashMap<Arc<str>, ClusterId> {
+    let short = |cluster: &Cluster| -> Option<Arc<str>> {
+        let service = cluster.service.as_ref()?;
+        Some(format!("{}:{}", service.hostname, cluster.port).into())
+    };
+    snapshot
+        .clusters
+        .values()
+        .flat_map(|cluster| {
+            let names = [Some(Arc::clone(&cluster.name)), short(cluster)];
+            names.into_iter().flatten().map(|name| (name, cluster.id))
+        })
+        .collect()
+}
+
+async fn collect(
+    mut body: UpstreamBody,
+    limit: usize,
+) -> Result<(Bytes, HeaderMap), CalloutError> {
+    let mut bytes = BytesMut::new();
+    let mut trailers = HeaderMap::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| CalloutError::Reset(error.to_string().into()))?;
+        match frame.into_data() {
+            Ok(data) if bytes.len() + data.len() > limit => return Err(CalloutError::TooLarge),
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok((bytes.freeze(), trailers))
+}
+
+fn describe(error: UpstreamError) -> CalloutError {
+    match error {
+        UpstreamError::NoEndpoint => CalloutError::Unreachable("it has no endpoint".into()),
+        UpstreamError::Connect { reason, .. } => CalloutError::Unreachable(reason),
+        UpstreamError::Reset { .. } => CalloutError::Reset("connection termination".into()),
+        UpstreamError::Protocol => CalloutError::Reset("protocol error".into()),
+        UpstreamError::Client => CalloutError::Reset("the request was withdrawn".into()),
+    }
+}
