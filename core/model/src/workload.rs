@@ -26,9 +26,11 @@ pub struct Workload {
     pub node: Arc<str>,
     /// Name of its Deployment or other owner: the `*_workload` label.
     pub workload_name: Arc<str>,
-    /// `service.istio.io/canonical-name`, else `app`, else the workload name.
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the
+    /// workload name.
     pub canonical_name: Arc<str>,
-    /// `service.istio.io/canonical-revision`, else `version`, else `latest`.
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`, else
+    /// `latest`.
     pub canonical_revision: Arc<str>,
     /// Label `app`, else `unknown`.
     pub app: Arc<str>,

@@ -7,6 +7,7 @@
 //! It refuses to know YAML, files and lines: a document is a [`Value`], and findings name object and
 //! field, by which the caller finds the line.
 
+mod broken;
 pub mod core;
 pub mod gateway;
 pub mod http_route;
@@ -18,7 +19,6 @@ pub(crate) mod ready;
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -27,12 +27,13 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 
 pub use self::core::{EndpointSlice, Namespace, Pod, Service, ServiceAccount};
+pub use broken::{Broken, BrokenRoute};
 pub use gateway::{Gateway, GatewayClass, ReferenceGrant};
 pub use http_route::HttpRoute;
 pub use meta::Metadata;
 pub use policy::{Attachment, AuthorizationPolicy, Restriction};
 
-use http_route::{HttpRouteMatch, ParentRef};
+use broken::broken;
 use read::{Read, ReadError};
 
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -92,35 +93,6 @@ pub enum Resource {
     HttpRoute(Arc<HttpRoute>),
     ReferenceGrant(Arc<ReferenceGrant>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
-}
-
-/// What can still be told of an object that can not be read. It counts only while the object never
-/// was valid.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Broken {
-    /// A policy: its target is denied.
-    Policy(Restriction),
-    /// A route: what it matched answers 500.
-    Route(BrokenRoute),
-    /// MeshConfig: Istio's defaults, but the strictest path normalisation.
-    MeshConfig,
-    /// Anything else is as if it were not there.
-    Other,
-}
-
-/// What is left of an HTTPRoute that can not be read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BrokenRoute {
-    /// Its metadata.
-    pub metadata: Metadata,
-    /// Its parents; empty where they can not be read.
-    pub parent_refs: Vec<ParentRef>,
-    /// Its hostnames.
-    pub hostnames: Vec<String>,
-    /// The matches of all its rules; a single default one where any can not be read.
-    pub matches: Vec<HttpRouteMatch>,
-    /// Why it can not be read.
-    pub reason: Arc<str>,
 }
 
 /// The documents of a Kubernetes `List` (`items` of a kind that ends in `List`); `None` for anything
@@ -362,37 +334,6 @@ fn invalid_by_itself(
     Some(parsed)
 }
 
-fn broken(object: ObjectRef, document: &Value, known: Known, error: ReadError) -> Parsed {
-    let reason: Arc<str> = error.reason.as_str().into();
-    let (content, consequence) = match known {
-        Known::AuthorizationPolicy => (
-            Broken::Policy(Restriction {
-                object: object.clone(),
-                attachment: Attachment::salvage_policy(document),
-                reason: format!("{object} is not valid: {reason}").into(),
-            }),
-            "its last good version stays in force, and while there is none its target is denied",
-        ),
-        Known::HttpRoute => (
-            Broken::Route(BrokenRoute::salvage(&object, document, reason)),
-            "its last good version stays in force, and while there is none what it matches answers 500",
-        ),
-        Known::ConfigMap => (
-            Broken::MeshConfig,
-            "the last good settings stay in force, and while there are none Istio's defaults with the strictest path normalisation",
-        ),
-        _ => (
-            Broken::Other,
-            "its last good version stays in force, if there is one",
-        ),
-    };
-    let mut finding = Finding::error(format!("{}; {consequence}", error.reason)).on(&object);
-    if !error.path.is_empty() {
-        finding = finding.field(error.path);
-    }
-    Parsed::new(Some(object), Content::Broken(content), vec![finding])
-}
-
 fn mesh_config(object: ObjectRef, document: &Value, yaml: YamlParser<'_>) -> Parsed {
     if &*object.namespace != "istio-system" || &*object.name != "istio" {
         return Parsed::new(Some(object), Content::Skipped, Vec::new());
@@ -444,47 +385,6 @@ fn nameless(reason: &str) -> Parsed {
 
 fn skipped() -> Parsed {
     Parsed::new(None, Content::Skipped, Vec::new())
-}
-
-impl BrokenRoute {
-    fn salvage(object: &ObjectRef, document: &Value, reason: Arc<str>) -> Self {
-        let spec = &document["spec"];
-        let mut metadata = read::read::<Metadata>(&document["metadata"])
-            .map(|read| read.value)
-            .unwrap_or_default();
-        metadata.name = object.name.to_string();
-        metadata.namespace = object.namespace.to_string();
-        let parents = spec["parentRefs"].as_array();
-        let matches = || -> Option<Vec<HttpRouteMatch>> {
-            let mut all = Vec::new();
-            for rule in spec["rules"].as_array()? {
-                match &rule["matches"] {
-                    Value::Null => all.push(HttpRouteMatch::default()),
-                    written => {
-                        let read = read::read::<Vec<HttpRouteMatch>>(written).ok()?;
-                        if !read.unknown.is_empty() {
-                            return None;
-                        }
-                        all.extend(read.value);
-                    }
-                }
-            }
-            Some(all)
-        };
-        Self {
-            metadata,
-            parent_refs: parents
-                .into_iter()
-                .flatten()
-                .filter_map(|parent| ParentRef::deserialize(parent).ok())
-                .collect(),
-            hostnames: Vec::deserialize(&spec["hostnames"]).unwrap_or_default(),
-            matches: matches()
-                .filter(|matches| !matches.is_empty())
-                .unwrap_or_else(|| vec![HttpRouteMatch::default()]),
-            reason,
-        }
-    }
 }
 
 fn namespace_of(document: &Value, known: Option<Known>) -> &str {

@@ -42,6 +42,14 @@ impl Problem {
 /// Everything that makes a route invalid by itself, whatever other objects there are.
 pub(crate) fn problems(route: &HttpRoute) -> Vec<Problem> {
     let mut problems = Vec::new();
+    for (h, hostname) in route.spec.hostnames.iter().enumerate() {
+        if !is_hostname(hostname) {
+            problems.push(Problem::new(
+                format!("spec.hostnames[{h}]"),
+                format!("`{hostname}` is not a host name, with or without a leading `*.`"),
+            ));
+        }
+    }
     for (r, rule) in route.spec.rules.iter().enumerate() {
         let at = format!("spec.rules[{r}]");
         for (m, written) in rule.matches.iter().enumerate() {
@@ -367,6 +375,12 @@ pub(crate) fn rewrite(written: &UrlRewrite, prefix: &str) -> Result<Rewrite, Pro
         hostname: written.hostname.as_deref().map(host).transpose()?,
         path: path_rewrite(written.path.as_ref(), prefix)?,
     })
+}
+
+/// Whether a listener or route may name this host: a DNS name, perhaps with `*.` before it.
+pub(crate) fn is_hostname(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    host(name).is_ok() && name.parse::<std::net::IpAddr>().is_err()
 }
 
 fn host(name: &str) -> Result<HeaderValue, Problem> {

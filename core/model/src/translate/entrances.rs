@@ -11,6 +11,7 @@ use crate::finding::Finding;
 use crate::names::{Hostname, ObjectRef};
 use crate::resource::GATEWAY_GROUP;
 use crate::resource::gateway::{Gateway, Listener};
+use crate::resource::ready::is_hostname;
 use crate::route::Routes;
 use crate::snapshot::HostTable;
 use crate::store::Resources;
@@ -224,6 +225,19 @@ fn open<'a>(
             ))
             .on(entry.object())
             .field(format!("spec.listeners[{index}].protocol")),
+        );
+        return None;
+    }
+    if let Some(hostname) = listener.hostname.as_deref()
+        && !hostname.is_empty()
+        && !is_hostname(hostname)
+    {
+        findings.push(
+            Finding::error(format!(
+                "`{hostname}` is not a host name, with or without a leading `*.`; nothing is served for it"
+            ))
+            .on(entry.object())
+            .field(format!("spec.listeners[{index}].hostname")),
         );
         return None;
     }

@@ -15,6 +15,7 @@ mod memo;
 mod policies;
 mod proxies;
 mod routes;
+mod rules;
 mod services;
 mod targets;
 mod workloads;

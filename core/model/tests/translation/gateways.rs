@@ -365,3 +365,21 @@ fn infrastructure_labels_hide_the_gateways_own() {
     assert!(by("edge"));
     assert!(!by("infra"));
 }
+
+#[test]
+fn a_listener_needs_a_host_name() {
+    let translation = translate(&[gateway(
+        "web",
+        "gw",
+        json!([
+            http("bad", 80, Some("*example.com")),
+            http("good", 81, Some("*.example.com"))
+        ]),
+    )]);
+    assert_eq!(translation.snapshot.entrances.len(), 1);
+    let findings = errors(&translation, "Gateway web/gw");
+    assert_eq!(
+        findings[0].field.as_deref(),
+        Some("spec.listeners[0].hostname")
+    );
+}

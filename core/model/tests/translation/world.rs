@@ -197,7 +197,7 @@ pub(crate) fn outcome(
                     Ok(id) => snapshot.clusters[id]
                         .service
                         .as_ref()
-                        .map_or("direct".to_owned(), |service| service.name.to_string()),
+                        .map_or_else(|| "direct".to_owned(), |service| service.name.to_string()),
                     Err(_) => "500".to_owned(),
                 };
                 format!("{name}={}", backend.weight)

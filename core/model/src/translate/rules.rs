@@ -1,0 +1,298 @@
+//! Rules of HTTPRoutes as entries of a route table: matches compiled, edits and redirects ready,
+//! weights counted; and what of a rule is not supported yet, named.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::routes::{Backend, CompiledRoute};
+use crate::finding::Finding;
+use crate::names::ObjectRef;
+use crate::resource::http_route::{FilterType, HttpRouteMatch, HttpRouteRule};
+use crate::resource::ready::{self, Filters};
+use crate::resource::{BrokenRoute, HttpRoute, Metadata};
+use crate::route::{
+    Forward, HeaderEdits, PathMatch, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder,
+    RouteRule, WeightedBackend,
+};
+
+/// Compiles a route whose backends, of all rules in order, are resolved.
+pub(super) fn compile(
+    route: &HttpRoute,
+    object: &ObjectRef,
+    backends: &[Backend],
+    serial: u64,
+) -> CompiledRoute {
+    let mut compiled = CompiledRoute {
+        serial,
+        entries: Vec::new(),
+        findings: Vec::new(),
+    };
+    let mut rest = backends;
+    for (r, rule) in route.spec.rules.iter().enumerate() {
+        let (own, others) = rest.split_at(rule.backend_refs.len().min(rest.len()));
+        rest = others;
+        let compiler = RuleCompiler {
+            object,
+            rule,
+            index: r,
+            backends: own,
+        };
+        compiler.compile(&route.metadata, &mut compiled);
+    }
+    compiled
+}
+
+/// Compiles what is left of a route that never was valid.
+pub(super) fn compile_broken(
+    route: &BrokenRoute,
+    object: &ObjectRef,
+    serial: u64,
+) -> CompiledRoute {
+    let rule = Arc::new(RouteRule {
+        name: format!("{}.{}", object.namespace, object.name).into(),
+        route: Some(object.clone()),
+        action: failure(&format!("{object} is not valid: {}", route.reason)),
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    });
+    let entries = route
+        .matches
+        .iter()
+        .enumerate()
+        .map(|(m, written)| RouteEntry {
+            matches: ready::widest_match(written),
+            rule: Arc::clone(&rule),
+            order: order(&route.metadata, object, 0, m),
+        });
+    CompiledRoute {
+        serial,
+        entries: entries.collect(),
+        findings: Vec::new(),
+    }
+}
+
+fn order(metadata: &Metadata, object: &ObjectRef, rule: usize, matched: usize) -> RouteOrder {
+    RouteOrder {
+        created: metadata.creation_timestamp.as_deref().map(Arc::from),
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        rule,
+        matched,
+    }
+}
+
+fn failure(reason: &str) -> RouteAction {
+    RouteAction::Fail {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        reason: reason.into(),
+    }
+}
+
+/// One rule on its way to entries of a table.
+struct RuleCompiler<'a> {
+    object: &'a ObjectRef,
+    rule: &'a HttpRouteRule,
+    index: usize,
+    backends: &'a [Backend],
+}
+
+impl RuleCompiler<'_> {
+    fn compile(&self, metadata: &Metadata, compiled: &mut CompiledRoute) {
+        self.name_what_is_ignored(&mut compiled.findings);
+        let filters = ready::rule_filters(&self.rule.filters);
+        let backends = self.weighted(&mut compiled.findings);
+        if let Ok(filters) = &filters {
+            self.name_later(filters, &mut compiled.findings);
+        }
+        let default = [HttpRouteMatch::default()];
+        let matches = if self.rule.matches.is_empty() {
+            &default[..]
+        } else {
+            &self.rule.matches
+        };
+        // One rule for all matches, but where what it does depends on the prefix that matched.
+        let mut rules: Vec<(Arc<str>, Arc<RouteRule>)> = Vec::new();
+        for (m, written) in matches.iter().enumerate() {
+            // Documents with a match or filter that can not be read never become valid; should one
+            // come here all the same, what it may match answers 500.
+            let (matches, sound) = match ready::route_match(written) {
+                Ok(matches) => (matches, true),
+                Err(_) => (ready::widest_match(written), false),
+            };
+            let rule = match &filters {
+                Ok(filters) if sound => {
+                    let prefix = self.prefix_that_matters(filters, &matches);
+                    match rules.iter().find(|(known, _)| **known == *prefix) {
+                        Some((_, rule)) => Arc::clone(rule),
+                        None => {
+                            let action = self.action(filters, &backends, prefix);
+                            let rule = Arc::new(self.rule_with(action, filters));
+                            rules.push((prefix.into(), Arc::clone(&rule)));
+                            rule
+                        }
+                    }
+                }
+                _ => {
+                    Arc::new(self.rule_with(failure("the rule is not valid"), &Filters::default()))
+                }
+            };
+            compiled.entries.push(RouteEntry {
+                matches,
+                rule,
+                order: order(metadata, self.object, self.index, m),
+            });
+        }
+    }
+
+    fn rule_with(&self, action: RouteAction, filters: &Filters) -> RouteRule {
+        let name = match self.rule.name.as_deref() {
+            Some(name) if !name.is_empty() => name.into(),
+            _ => format!(
+                "{}.{}.{}",
+                self.object.namespace, self.object.name, self.index
+            )
+            .into(),
+        };
+        RouteRule {
+            name,
+            route: Some(self.object.clone()),
+            action,
+            request_headers: filters.request_headers.clone(),
+            response_headers: filters.response_headers.clone(),
+        }
+    }
+
+    fn prefix_that_matters<'m>(&self, filters: &Filters, matches: &'m RouteMatch) -> &'m str {
+        let changes_path = filters.redirect.as_ref().is_some_and(|r| r.path.is_some())
+            || filters.rewrite.as_ref().is_some_and(|r| r.path.is_some());
+        match &matches.path {
+            PathMatch::Prefix(prefix) if changes_path => prefix,
+            _ => "",
+        }
+    }
+
+    fn action(&self, filters: &Filters, backends: &[WeightedBackend], prefix: &str) -> RouteAction {
+        let refusing =
+            |kind: &FilterType| matches!(kind, FilterType::ExternalAuth | FilterType::ExtensionRef);
+        if let Some((_, kind)) = filters.later.iter().find(|(_, kind)| refusing(kind)) {
+            return failure(&format!("the filter {kind:?} is not yet supported"));
+        }
+        if let Some(redirect) = &filters.redirect {
+            return match ready::redirect(redirect, prefix) {
+                Ok(redirect) => RouteAction::Redirect(redirect),
+                Err(problem) => failure(&problem.reason),
+            };
+        }
+        let total_weight: u32 = backends
+            .iter()
+            .fold(0, |sum, backend| sum.saturating_add(backend.weight));
+        if total_weight == 0 {
+            return failure("the rule has no backend");
+        }
+        let rewrite = filters.rewrite.as_ref().map(|r| ready::rewrite(r, prefix));
+        match rewrite.transpose() {
+            Ok(rewrite) => RouteAction::Forward(Forward {
+                backends: backends.to_vec(),
+                total_weight,
+                rewrite,
+                retry: RetryPolicy::default(),
+                timeout: None,
+            }),
+            Err(problem) => failure(&problem.reason),
+        }
+    }
+
+    /// The backends that have a share, with findings about those that can not be reached.
+    fn weighted(&self, findings: &mut Vec<Finding>) -> Vec<WeightedBackend> {
+        let mut weighted = Vec::new();
+        for (b, (written, resolved)) in self.rule.backend_refs.iter().zip(self.backends).enumerate()
+        {
+            let at = format!("spec.rules[{}].backendRefs[{b}]", self.index);
+            let filters = ready::rule_filters(&written.filters);
+            let mut cluster = resolved.clone();
+            let mut edits = (HeaderEdits::default(), HeaderEdits::default());
+            match filters {
+                Ok(filters)
+                    if filters.later.is_empty()
+                        && filters.redirect.is_none()
+                        && filters.rewrite.is_none() =>
+                {
+                    edits = (filters.request_headers, filters.response_headers);
+                }
+                _ => {
+                    cluster = cluster.and_then(|_| {
+                        Err("a backend's filters can only be header modifiers as yet".into())
+                    });
+                }
+            }
+            if let Err(reason) = &cluster {
+                findings.push(
+                    Finding::error(format!("{reason}; its share is answered with 500"))
+                        .on(self.object)
+                        .field(at),
+                );
+            }
+            if written.weight > 0 {
+                weighted.push(WeightedBackend {
+                    weight: written.weight,
+                    cluster,
+                    request_headers: edits.0,
+                    response_headers: edits.1,
+                });
+            }
+        }
+        weighted
+    }
+
+    fn name_what_is_ignored(&self, findings: &mut Vec<Finding>) {
+        let later = [
+            ("timeouts", self.rule.timeouts.is_some()),
+            ("retry", self.rule.retry.is_some()),
+            (
+                "sessionPersistence",
+                self.rule.session_persistence.is_some(),
+            ),
+        ];
+        for (field, _) in later.iter().filter(|(_, given)| *given) {
+            findings.push(
+                Finding::error(format!("{field} is not yet supported; it has no effect"))
+                    .on(self.object)
+                    .field(format!("spec.rules[{}].{field}", self.index)),
+            );
+        }
+        let redirects = self
+            .rule
+            .filters
+            .iter()
+            .any(|f| f.kind == FilterType::RequestRedirect);
+        let has_share = self
+            .rule
+            .backend_refs
+            .iter()
+            .any(|backend| backend.weight > 0);
+        if !redirects && !has_share {
+            findings.push(
+                Finding::error("the rule has no backend; it answers 500")
+                    .on(self.object)
+                    .field(format!("spec.rules[{}]", self.index)),
+            );
+        }
+    }
+
+    fn name_later(&self, filters: &Filters, findings: &mut Vec<Finding>) {
+        for (f, kind) in &filters.later {
+            let consequence = match kind {
+                FilterType::ExternalAuth | FilterType::ExtensionRef => "the rule answers 500",
+                _ => "it has no effect",
+            };
+            findings.push(
+                Finding::error(format!(
+                    "the filter {kind:?} is not yet supported; {consequence}"
+                ))
+                .on(self.object)
+                .field(format!("spec.rules[{}].filters[{f}]", self.index)),
+            );
+        }
+    }
+}
