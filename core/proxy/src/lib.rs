@@ -10,6 +10,7 @@
 //! → `http::server` reads it behind `http::guard` → `http::exchange` canonicalises it, runs the chain,
 //! routes it → `upstream::send` → and back up; `http::book` closes it.
 
+mod admin;
 mod callout;
 mod drain;
 mod gateway;
@@ -39,8 +40,10 @@ use wayline_model::{Finding, Snapshot};
 use wayline_telemetry::{AccessLogFiles, MetricsHub, WriterSettings};
 use wayline_tls::CertificateStore;
 
+pub use admin::LogLevels;
 pub use listener::{ListenerStatus, Listeners};
 
+use admin::{Admin, Known};
 use refusals::Refusals;
 use worker::{Handle, Job, Shared};
 
@@ -49,10 +52,31 @@ use worker::{Handle, Job, Shared};
 pub struct Settings {
     /// Worker threads; at least 1. See [`available_cores`].
     pub workers: usize,
-    /// Where tunnels come in; Istio's port is 15008.
+    /// Where tunnels come in; default Istio's, port 15008 of every address.
     pub hbone: SocketAddr,
+    /// Where `/config_dump` and the switches are; default Istio's, port 15000 of 127.0.0.1. Whoever
+    /// reaches it may end the process: keep it on the loopback interface.
+    pub admin: SocketAddr,
+    /// Where probes ask; default Istio's, port 15021 of every address.
+    pub status: SocketAddr,
+    /// Where metrics are scraped; default Istio's, port 15020 of every address.
+    pub metrics: SocketAddr,
     /// How long a drain waits for what runs; default 28 s, below Kubernetes' 30 s.
     pub drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        Self {
+            workers: available_cores(),
+            hbone: everywhere(15008),
+            admin: SocketAddr::from(([127, 0, 0, 1], 15000)),
+            status: everywhere(15021),
+            metrics: everywhere(15020),
+            drain_timeout: Duration::from_secs(28),
+        }
+    }
 }
 
 /// What the data path is given.
@@ -67,6 +91,8 @@ pub struct Inputs {
     pub filters: Vec<Arc<dyn FilterSource>>,
     /// Where metrics are kept.
     pub hub: Arc<MetricsHub>,
+    /// The process's log filter, for `/logging`; `None` when it can not be changed.
+    pub log_levels: Option<Arc<dyn LogLevels>>,
 }
 
 /// Why the data path did not start.
@@ -75,7 +101,7 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("a worker thread could not be started: {0}; try fewer --workers")]
     Thread(#[source] std::io::Error),
-    /// No listener could be opened.
+    /// No listener for traffic could be opened.
     #[error("none of the listeners could be opened: {}", .0.join("; "))]
     NoListener(Vec<String>),
 }
@@ -85,7 +111,10 @@ pub struct Running {
     listeners: Listeners,
     workers: Arc<[Handle]>,
     threads: Vec<JoinHandle<()>>,
+    accepting: JoinHandle<()>,
     stop: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    quit: watch::Receiver<bool>,
     drain_timeout: Duration,
 }
 
@@ -102,6 +131,13 @@ pub fn available_cores() -> usize {
 /// in its status and is retried.
 pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError> {
     let refusals = Arc::new(Refusals::new(inputs.hub.process().clone()));
+    let known = Known {
+        snapshots: inputs.snapshots.clone(),
+        findings: inputs.findings,
+        certificates: inputs.certificates.clone(),
+        hub: Arc::clone(&inputs.hub),
+        log_levels: inputs.log_levels,
+    };
     let shared = Shared {
         snapshots: inputs.snapshots.clone(),
         certificates: inputs.certificates,
@@ -124,27 +160,45 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
     let workers: Arc<[Handle]> = workers.into();
     let listeners = Listeners::default();
     let (stop, stopped) = watch::channel(false);
+    let (end, ended) = watch::channel(false);
+    let (quit, quit_asked) = watch::channel(false);
     let first_names = listener::names(&inputs.snapshots.borrow());
+    let admin = Admin::new(known, listeners.clone(), &workers, quit, stopped.clone());
     let accepting = {
-        let (workers, listeners, hbone) = (Arc::clone(&workers), listeners.clone(), settings.hbone);
-        let snapshots = inputs.snapshots;
-        std::thread::Builder::new().name("wayline-accept".to_owned()).spawn(move || {
-            let runtime = match Builder::new_current_thread().enable_all().build() {
+        let (workers, listeners) = (Arc::clone(&workers), listeners.clone());
+        let (settings, snapshots) = (settings.clone(), inputs.snapshots);
+        let accept = move || {
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(admin::BLOCKING_THREADS)
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     tracing::error!(%error, "there is no event loop to accept connections with");
                     return;
                 }
             };
-            runtime.block_on(listener::supervise(hbone, workers, snapshots, listeners, stopped));
-        })
+            runtime.block_on(async {
+                let admin = admin::serve(admin, &settings, ended);
+                listener::supervise(settings.hbone, workers, snapshots, listeners, stopped).await;
+                admin.finished().await;
+            });
+            runtime.shutdown_background();
+        };
+        std::thread::Builder::new()
+            .name("wayline-accept".to_owned())
+            .spawn(accept)
+            .map_err(StartError::Thread)?
     };
-    threads.push(accepting.map_err(StartError::Thread)?);
     let running = Running {
         listeners,
         workers,
         threads,
+        accepting,
         stop,
+        end,
+        quit: quit_asked,
         drain_timeout: settings.drain_timeout,
     };
     running.await_listeners(&first_names)?;
@@ -158,8 +212,19 @@ impl Running {
         &self.listeners
     }
 
-    /// Takes nothing new, lets what runs finish within the drain timeout, and ends all threads.
-    /// Whether everything finished in time.
+    /// Resolves when somebody asked for the end with POST `/quitquitquit`; [`Self::drain`] is then due.
+    pub fn quit_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut quit = self.quit.clone();
+        async move {
+            if quit.wait_for(|quit| *quit).await.is_err() {
+                // Nobody is left who could ask.
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Takes nothing new, lets what runs finish within the drain timeout, and ends all threads; the
+    /// admin ports tell of it until the last. Whether everything finished in time.
     pub fn drain(self) -> bool {
         let deadline = Instant::now() + self.drain_timeout;
         self.stop.send_replace(true);
@@ -167,13 +232,11 @@ impl Running {
             worker.send(Job::Drain);
         }
         let mut finished = true;
-        for thread in self.threads {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            finished &= thread.is_finished();
+        for thread in &self.threads {
+            finished &= finishes(thread, deadline);
         }
-        finished
+        self.end.send_replace(true);
+        finished & finishes(&self.accepting, Instant::now() + admin::LAST_WORD * 2)
     }
 
     fn await_listeners(&self, names: &[String]) -> Result<(), StartError> {
@@ -181,16 +244,16 @@ impl Running {
         let deadline = Instant::now() + FIRST_TRY;
         loop {
             let all = self.listeners.all();
-            let tried = names
-                .iter()
-                .filter(|name| all.iter().any(|status| status.name == **name))
-                .count();
-            if tried == names.len() || Instant::now() > deadline {
-                let failures: Vec<String> = all
+            let status = |name: &str| all.iter().find(|status| status.name == name);
+            let tried = names.iter().all(|name| status(name).is_some())
+                && admin::NAMES.iter().all(|name| status(name).is_some());
+            if tried || Instant::now() > deadline {
+                let asked_for: Vec<_> = names.iter().filter_map(|name| status(name)).collect();
+                let failures: Vec<String> = asked_for
                     .iter()
                     .filter_map(|status| status.bound.clone().err())
                     .collect();
-                return if !names.is_empty() && failures.len() == all.len() {
+                return if !names.is_empty() && failures.len() == asked_for.len() {
                     Err(StartError::NoListener(failures))
                 } else {
                     Ok(())
@@ -199,4 +262,11 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+fn finishes(thread: &JoinHandle<()>, deadline: Instant) -> bool {
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.is_finished()
 }

@@ -27,7 +27,7 @@ const BACKLOG: i32 = 4096;
 const BIND_RETRY: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when the process has no file descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Names one port of one gateway across snapshots.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -72,7 +72,7 @@ enum Purpose {
 /// A listener as readiness, findings and `/listeners` show it.
 #[derive(Clone, Debug)]
 pub struct ListenerStatus {
-    /// `hbone`, or `<namespace>/<gateway>:<port>`.
+    /// `hbone`, `<namespace>/<gateway>:<port>`, or one of `admin`, `status` and `metrics`.
     pub name: String,
     /// What was asked for.
     pub wanted: SocketAddr,
@@ -195,7 +195,12 @@ fn name(purpose: &Purpose) -> String {
 }
 
 async fn listen(purpose: Purpose, address: SocketAddr, workers: Arc<[Handle]>, states: Listeners) {
-    let name = name(&purpose);
+    let listener = open(&name(&purpose), address, &states).await;
+    accept(&purpose, &listener, &workers).await;
+}
+
+/// Opens a port, however long that takes, and tells the state of it.
+pub(crate) async fn open(name: &str, address: SocketAddr, states: &Listeners) -> TcpListener {
     let listener = loop {
         match bind(address) {
             Ok(listener) => break listener,
@@ -203,20 +208,20 @@ async fn listen(purpose: Purpose, address: SocketAddr, workers: Arc<[Handle]>, s
                 let reason = format!("can not listen on {address}: {error}");
                 if states
                     .lock()
-                    .get(&name)
+                    .get(name)
                     .is_none_or(|status| status.bound.is_ok())
                 {
                     tracing::error!(listener = name, "{reason}; it is tried again every second");
                 }
-                states.set(&name, address, Err(reason));
+                states.set(name, address, Err(reason));
                 tokio::time::sleep(BIND_RETRY).await;
             }
         }
     };
     let bound = listener.local_addr().unwrap_or(address);
     tracing::info!(listener = name, address = %bound, "listening");
-    states.set(&name, address, Ok(bound));
-    accept(&purpose, &listener, &workers).await;
+    states.set(name, address, Ok(bound));
+    listener
 }
 
 async fn accept(purpose: &Purpose, listener: &TcpListener, workers: &[Handle]) {
@@ -262,6 +267,6 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM: the kernel will say so again at once.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24 | 105 | 12))
 }

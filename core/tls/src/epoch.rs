@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
@@ -38,6 +40,8 @@ pub struct Epoch {
     identity: Identity,
     not_before: SystemTime,
     not_after: SystemTime,
+    chain_pem: Box<str>,
+    roots_pem: Box<str>,
     roots: Arc<RootCertStore>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
@@ -53,7 +57,9 @@ impl Epoch {
         now: SystemTime,
     ) -> Result<Self, CredentialError> {
         let chain = certificates(CERT_CHAIN_FILE, &pem.cert_chain)?;
-        let roots = Arc::new(root_store(&pem.root_cert)?);
+        let root_certificates = certificates(ROOT_CERT_FILE, &pem.root_cert)?;
+        let (chain_pem, roots_pem) = (pem_of(&chain), pem_of(&root_certificates));
+        let roots = Arc::new(root_store(root_certificates)?);
         let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|e| malformed_key(&e))?;
 
         let (not_before, not_after) = validity(&chain)?;
@@ -95,6 +101,8 @@ impl Epoch {
             identity,
             not_before,
             not_after,
+            chain_pem,
+            roots_pem,
             roots,
             certified,
             server: Arc::new(server),
@@ -124,6 +132,19 @@ impl Epoch {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// Our certificate and its intermediates as PEM. It is written anew from the certificates that
+    /// were read: whatever else the file held, a private key for example, is not in it.
+    #[must_use]
+    pub fn chain_pem(&self) -> &str {
+        &self.chain_pem
+    }
+
+    /// The roots of the mesh as PEM, likewise nothing but certificates.
+    #[must_use]
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
     }
 
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
@@ -217,9 +238,25 @@ fn certificates(
     Ok(certificates)
 }
 
-fn root_store(pem: &[u8]) -> Result<RootCertStore, CredentialError> {
+fn pem_of(certificates: &[CertificateDer<'_>]) -> Box<str> {
+    let mut pem = String::new();
+    for certificate in certificates {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        // 48 bytes make a line of 64 characters (RFC 7468 §2), and leave nothing over to pad.
+        for line in certificate.chunks(48) {
+            STANDARD.encode_string(line, &mut pem);
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem.into()
+}
+
+fn root_store(
+    certificates: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, CredentialError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ROOT_CERT_FILE, pem)? {
+    for certificate in certificates {
         roots
             .add(certificate)
             .map_err(|e| CredentialError::Malformed {

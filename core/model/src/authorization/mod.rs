@@ -157,6 +157,25 @@ impl Authorization {
         self.denied.as_deref()
     }
 
+    /// The rules in force, for those who show them: what a match does, whether only as a dry run, and
+    /// which rule it is. DENY comes first.
+    pub fn rules(&self) -> impl Iterator<Item = (Action, bool, &RuleRef)> {
+        let sets = [
+            (Some(&self.enforced), false),
+            (self.shadow.as_deref(), true),
+        ];
+        sets.into_iter().flat_map(|(set, dry_run)| {
+            let rules = set.map(RuleSet::rules).into_iter().flatten();
+            rules.map(move |(action, name)| (action, dry_run, name))
+        })
+    }
+
+    /// Whether only what an ALLOW rule matches may pass; without any such rule, nothing may.
+    #[must_use]
+    pub fn admits_only_what_is_allowed(&self) -> bool {
+        self.enforced.admits_only
+    }
+
     /// Whether nothing is restricted, so that callers may skip building a [`PolicyInput`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -198,6 +217,12 @@ impl RuleSet {
             Action::Deny | Action::Custom => self.deny.extend(rules),
             Action::Audit => {}
         }
+    }
+
+    fn rules(&self) -> impl Iterator<Item = (Action, &RuleRef)> {
+        let deny = self.deny.iter().map(|rule| (Action::Deny, &rule.name));
+        let allow = self.allow.iter().map(|rule| (Action::Allow, &rule.name));
+        deny.chain(allow)
     }
 
     fn is_empty(&self) -> bool {

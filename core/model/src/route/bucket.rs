@@ -10,7 +10,9 @@ use http::header::HeaderName;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::RouteRule;
-use super::matches::{HeaderMatch, Query, QueryMatch, ValueMatch, header_value};
+use super::matches::{
+    HeaderMatch, PathMatch, Query, QueryMatch, RouteMatch, ValueMatch, header_value,
+};
 use crate::request::CanonicalRequest;
 
 /// Up to so many candidates are simply tried in turn.
@@ -26,6 +28,17 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// The match this candidate was made from, but for headers and parameters named twice.
+    pub(super) fn entry(&self, path: PathMatch) -> (RouteMatch, &Arc<RouteRule>) {
+        let matches = RouteMatch {
+            path,
+            headers: self.headers.clone(),
+            query: self.query.clone(),
+            method: self.method.clone(),
+        };
+        (matches, &self.rule)
+    }
+
     pub(super) fn matches(&self, request: &CanonicalRequest, query: &Query<'_>) -> bool {
         self.method
             .as_ref()
@@ -60,6 +73,11 @@ impl Bucket {
             candidates,
             by_header,
         }
+    }
+
+    /// All candidates, in order of precedence.
+    pub(super) fn candidates(&self) -> &[Candidate] {
+        &self.candidates
     }
 
     /// The first candidate that matches.

@@ -43,6 +43,21 @@ impl PrefixTree {
         tree
     }
 
+    /// All prefixes, written as [`Self::new`] takes them, and their buckets.
+    pub(super) fn all(&self) -> Vec<(String, &Bucket)> {
+        let mut all = Vec::new();
+        let mut open: Vec<(String, &Node)> = Vec::new();
+        open.extend(self.nodes.first().map(|root| (String::new(), root)));
+        while let Some((prefix, node)) = open.pop() {
+            for (segment, child) in &node.children {
+                let child = self.nodes.get(*child);
+                open.extend(child.map(|child| (format!("{prefix}/{segment}"), child)));
+            }
+            all.extend(node.bucket.as_ref().map(|bucket| (prefix, bucket)));
+        }
+        all
+    }
+
     /// The buckets of a path's prefixes, the longest first.
     pub(super) fn matching(&self, path: &str) -> impl Iterator<Item = &Bucket> {
         let mut longest = None;

@@ -76,6 +76,37 @@ impl RouteTable {
         }
     }
 
+    /// Everything in the table, for those who show it: exact paths, then prefixes (the longest first),
+    /// then patterns; in order of precedence where a request could match both. Costs a copy of each.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(RouteMatch, &Arc<RouteRule>)> {
+        let mut exact: Vec<_> = self.exact.iter().collect();
+        exact.sort_by_key(|(path, _)| *path);
+        let mut prefixes = self.prefixes.all();
+        prefixes.sort_by(|(one, _), (other, _)| {
+            (other.len(), one.as_str()).cmp(&(one.len(), other.as_str()))
+        });
+        let exact = exact.into_iter().flat_map(|(path, bucket)| {
+            let path: Arc<str> = (**path).into();
+            let candidates = bucket.candidates().iter();
+            candidates.map(move |it| it.entry(PathMatch::Exact(Arc::clone(&path))))
+        });
+        let prefixes = prefixes.into_iter().flat_map(|(prefix, bucket)| {
+            let prefix: Arc<str> = if prefix.is_empty() {
+                "/".into()
+            } else {
+                prefix.into()
+            };
+            let candidates = bucket.candidates().iter();
+            candidates.map(move |it| it.entry(PathMatch::Prefix(Arc::clone(&prefix))))
+        });
+        let patterns = self
+            .patterns
+            .iter()
+            .map(|(pattern, it)| it.entry(PathMatch::Regex(pattern.clone())));
+        exact.chain(prefixes).chain(patterns).collect()
+    }
+
     /// The rule with the highest precedence among those that match.
     #[must_use]
     pub fn lookup(&self, request: &CanonicalRequest) -> Option<&Arc<RouteRule>> {

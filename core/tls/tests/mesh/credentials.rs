@@ -226,3 +226,26 @@ fn a_folder_of_other_things_is_not_taken_for_a_ca() {
     let error = DevCa::open_or_create(&mixed).unwrap_err().to_string();
     assert!(error.contains("does not belong"), "{error}");
 }
+
+#[test]
+fn what_an_epoch_shows_of_its_files_is_certificates_only() {
+    let temp = tempfile::tempdir().unwrap();
+    let ca = DevCa::open_or_create(&temp.path().join("ca")).unwrap();
+    let issued = ca.issue(&identity(SERVER), DEFAULT_LIFETIME).unwrap();
+    let mut bundle = issued.bundle();
+    // Some tools write key and certificate into one file.
+    for file in [&mut bundle.cert_chain, &mut bundle.root_cert] {
+        let certificate = std::mem::take(file);
+        file.extend_from_slice(issued.key_pem.as_bytes());
+        file.extend_from_slice(&certificate);
+        file.extend_from_slice(issued.key_pem.as_bytes());
+    }
+
+    let store = CertificateStore::new();
+    store.replace(bundle).unwrap();
+
+    let epoch = store.current().unwrap();
+    let unix = |pem: &str| pem.replace('\r', "");
+    assert_eq!(epoch.chain_pem(), unix(&issued.chain_pem));
+    assert_eq!(epoch.roots_pem(), unix(&issued.root_pem));
+}

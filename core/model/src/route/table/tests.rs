@@ -209,9 +209,18 @@ fn the_table_agrees_with_a_naive_matcher() {
         let reference = entries.clone();
         random.shuffle(&mut entries);
         let table = RouteTable::build(entries);
+        let listed = table.entries();
         for _ in 0..8 {
             let request = random_request(&mut random);
             let expected = naive(&reference, &request);
+            let first_listed = listed
+                .iter()
+                .find(|(matches, _)| naive_match(matches, &request))
+                .map(|(_, rule)| &*rule.name);
+            assert_eq!(
+                first_listed, expected,
+                "case {case}: {request:?} among {listed:#?}"
+            );
             hits += usize::from(expected.is_some());
             assert_eq!(
                 found(&table, &request),

@@ -1,0 +1,60 @@
+//! Whether this process should be sent traffic.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use super::{Admin, plays_waypoint};
+use crate::listener;
+
+/// What stands in the way, one sentence each; ready when there is nothing.
+///
+/// A listener that can not be opened stands in the way only when none of those asked for is open: one
+/// bad port of a gateway must not take its other ports out of service.
+pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
+    let mut obstacles = Vec::new();
+    if *admin.draining.borrow() {
+        obstacles.push("draining: what runs may finish, nothing new is taken".to_owned());
+    }
+    if admin.marked_unhealthy.load(Ordering::Relaxed) {
+        obstacles
+            .push("marked so by POST /healthcheck/fail; POST /healthcheck/ok ends it".to_owned());
+    }
+    let snapshot = admin.snapshot();
+    if snapshot.generation == 0 {
+        obstacles.push("no configuration yet: waiting for the first snapshot".to_owned());
+        return obstacles;
+    }
+    if plays_waypoint(&snapshot)
+        && let Err(error) = admin.known.certificates.readiness()
+    {
+        obstacles.push(format!("no certificate to serve waypoints with: {error}"));
+    }
+    // Drain has closed them all, and says so itself.
+    if !*admin.draining.borrow() {
+        obstacles.extend(closed_listeners(admin, &listener::names(&snapshot)));
+    }
+    obstacles
+}
+
+/// The answer to probes.
+pub(super) fn report(obstacles: &[String]) -> String {
+    let mut text = String::new();
+    for obstacle in obstacles {
+        let _infallible = writeln!(text, "not ready: {obstacle}");
+    }
+    text
+}
+
+fn closed_listeners(admin: &Admin, wanted: &[String]) -> Vec<String> {
+    if wanted
+        .iter()
+        .any(|name| admin.listeners.bound(name).is_some())
+    {
+        return Vec::new();
+    }
+    let reason = |name: &String| match admin.listener(name).map(|status| status.bound) {
+        Some(Err(reason)) => format!("listener {name}: {reason}; it is tried again every second"),
+        Some(Ok(_)) | None => format!("listener {name}: not opened yet"),
+    };
+    wanted.iter().map(reason).collect()
+}
