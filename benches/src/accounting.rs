@@ -1,4 +1,4 @@
-//! What the kernel has booked on a process: CPU time of all its threads, and memory.
+//! What the kernel has booked on a process (CPU time of all its threads, memory) and on a core.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,11 @@ const TICKS_PER_SECOND: u64 = 100;
 const UTIME: usize = 11;
 const STIME: usize = 12;
 
-/// Why a process's accounting could not be read.
+/// So many fields of a core's line in `/proc/stat` are time spent on processes: user, nice and
+/// system (proc_stat(5)). Interrupts are nobody's.
+const BUSY: usize = 3;
+
+/// Why the kernel's accounting could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountingError {
     /// The process is gone, or this is not Linux.
@@ -33,7 +37,7 @@ pub enum AccountingError {
 
 /// User and system time of the process and all its threads, ended ones included; in steps of 10 ms.
 pub fn cpu_time(pid: u32) -> Result<Duration, AccountingError> {
-    let (path, text) = read(pid, "stat")?;
+    let (path, text) = read_of(pid, "stat")?;
     parse_cpu_time(&text).ok_or(AccountingError::Format {
         path,
         what: "CPU time",
@@ -42,15 +46,27 @@ pub fn cpu_time(pid: u32) -> Result<Duration, AccountingError> {
 
 /// Memory that the process has resident now, in KiB, pages shared with others included.
 pub fn resident_kib(pid: u32) -> Result<u64, AccountingError> {
-    let (path, text) = read(pid, "status")?;
+    let (path, text) = read_of(pid, "status")?;
     parse_resident(&text).ok_or(AccountingError::Format {
         path,
         what: "VmRSS",
     })
 }
 
-fn read(pid: u32, file: &str) -> Result<(PathBuf, String), AccountingError> {
-    let path = PathBuf::from(format!("/proc/{pid}/{file}"));
+/// What all processes together spent on one core since the machine was started.
+pub fn core_time(core: usize) -> Result<Duration, AccountingError> {
+    let (path, text) = read("/proc/stat".into())?;
+    parse_core_time(&text, core).ok_or(AccountingError::Format {
+        path,
+        what: "a core's line",
+    })
+}
+
+fn read_of(pid: u32, file: &str) -> Result<(PathBuf, String), AccountingError> {
+    read(format!("/proc/{pid}/{file}").into())
+}
+
+fn read(path: PathBuf) -> Result<(PathBuf, String), AccountingError> {
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok((path, text)),
         Err(source) => Err(AccountingError::Read { path, source }),
@@ -63,9 +79,22 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     let mut fields = fields.split_ascii_whitespace().skip(UTIME);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.nth(STIME - UTIME - 1)?.parse().ok()?;
-    Some(Duration::from_millis(
-        (user + system) * 1000 / TICKS_PER_SECOND,
-    ))
+    Some(from_ticks(user + system))
+}
+
+fn parse_core_time(stat: &str, core: usize) -> Option<Duration> {
+    let name = format!("cpu{core} ");
+    let fields = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<u64> = fields
+        .split_ascii_whitespace()
+        .take(BUSY)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    (ticks.len() == BUSY).then(|| from_ticks(ticks.iter().sum()))
+}
+
+fn from_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
 fn parse_resident(status: &str) -> Option<u64> {
@@ -99,10 +128,19 @@ mod tests {
     }
 
     #[test]
+    fn tells_cores_apart() {
+        let stat = "cpu  9 9 9 9\ncpu1 10 20 30 400 5 6 7 0 0 0\ncpu11 1 2 3 4\nintr 5\n";
+        assert_eq!(parse_core_time(stat, 1), Some(Duration::from_millis(600)));
+        assert_eq!(parse_core_time(stat, 11), Some(Duration::from_millis(60)));
+        assert_eq!(parse_core_time(stat, 0), None);
+    }
+
+    #[test]
     fn reads_our_own_process() {
         let own = std::process::id();
         assert!(resident_kib(own).unwrap() > 0);
         cpu_time(own).unwrap();
+        core_time(0).unwrap();
         assert!(cpu_time(u32::MAX).is_err());
     }
 }

@@ -16,7 +16,7 @@ mod load;
 mod scene;
 mod summary;
 
-pub use accounting::{AccountingError, cpu_time, resident_kib};
+pub use accounting::{AccountingError, core_time, cpu_time, resident_kib};
 pub use backend::Backend;
 pub use exchange::{BODY, Connection, ExchangeError, Reply, Request};
 pub use histogram::Histogram;

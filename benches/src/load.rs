@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use wayline_hbone::{Settings, TunnelAuthority};
 use wayline_tls::CertificateStore;
 
-use crate::accounting::{AccountingError, cpu_time, resident_kib};
+use crate::accounting::{AccountingError, core_time, cpu_time, resident_kib};
 use crate::exchange::{BODY, Connection, ExchangeError, Request};
 use crate::histogram::Histogram;
 use crate::scene::{AUTHORITY, waypoint_identity};
@@ -28,6 +28,8 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Job {
     /// The process whose CPU time is read.
     pub pid: u32,
+    /// The cores of contestant and generator; they should have nothing else to do.
+    pub cores: Vec<usize>,
     /// Where it listens.
     pub target: SocketAddr,
     /// How requests get in.
@@ -71,6 +73,8 @@ pub struct Measurement {
     pub cpu: f64,
     /// CPU time of generator and backend meanwhile, in seconds.
     pub own_cpu: f64,
+    /// CPU time of all other processes on these cores meanwhile, in seconds.
+    pub others_cpu: f64,
     /// Median latency, in microseconds.
     pub p50: f64,
     /// 99th percentile of latency, in microseconds.
@@ -244,11 +248,13 @@ where
     wait(job.warmup, &book).await?;
     book.latencies.borrow_mut().clear();
     let own = std::process::id();
-    let (start, cpu, own_cpu) = (Instant::now(), cpu_time(job.pid)?, cpu_time(own)?);
+    let start = Instant::now();
+    let (cpu, own_cpu, all) = (cpu_time(job.pid)?, cpu_time(own)?, cores_time(job)?);
     wait(job.seconds, &book).await?;
     let seconds = start.elapsed().as_secs_f64();
     let cpu = cpu_time(job.pid)?.saturating_sub(cpu);
     let own_cpu = cpu_time(own)?.saturating_sub(own_cpu);
+    let all = cores_time(job)?.saturating_sub(all);
 
     let latencies = book.latencies.borrow();
     if latencies.is_empty() {
@@ -260,10 +266,15 @@ where
         seconds,
         cpu: cpu.as_secs_f64(),
         own_cpu: own_cpu.as_secs_f64(),
+        others_cpu: all.saturating_sub(cpu + own_cpu).as_secs_f64(),
         p50: micros(0.5),
         p99: micros(0.99),
         resident_kib: resident_kib(job.pid)?,
     })
+}
+
+fn cores_time(job: &Job) -> Result<Duration, AccountingError> {
+    job.cores.iter().map(|core| core_time(*core)).sum()
 }
 
 /// A contestant that does not enforce the policy it is measured with is not in the race.
@@ -373,6 +384,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let job = Job {
                 pid: std::process::id(),
+                cores: vec![0],
                 target: listener.local_addr().unwrap(),
                 entrance: Entrance::Plain { connections: 3 },
                 path: "/api/items".to_owned(),

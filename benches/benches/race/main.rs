@@ -69,6 +69,7 @@ fn race(options: &Options) -> Result<(), Error> {
     }
     print!("\n{}", report::table(&entries));
     print!("\n{}", report::verdicts(&entries));
+    println!("\n{}", report::disturbance(&entries));
     if options.is_complete() {
         let path = results::write(&entries, &versions, options)?;
         println!("\nwritten: {}", path.display());

@@ -32,6 +32,9 @@ impl Entry {
     }
 }
 
+/// Of the two cores, other processes may use so many percent of one.
+const QUIET: f64 = 10.0;
+
 const HEADINGS: [&str; 11] = [
     "scene",
     "contestant",
@@ -113,6 +116,23 @@ pub(crate) fn verdicts(entries: &[Entry]) -> String {
         }
     }
     text
+}
+
+/// How much other processes disturbed the race.
+pub(crate) fn disturbance(entries: &[Entry]) -> String {
+    let rounds = entries.iter().flat_map(|entry| &entry.rounds);
+    let Some(others) = Summary::of(rounds.map(|m| m.others_cpu / m.seconds * 100.0)) else {
+        return String::new();
+    };
+    let judgement = if others.median > QUIET {
+        "the machine was busy and the figures are worth little: run it again"
+    } else {
+        "the machine was quiet"
+    };
+    format!(
+        "Other processes used {:.0} % of a core meanwhile, {:.0} % at most: {judgement}.",
+        others.median, others.max
+    )
 }
 
 fn rows(entries: &[Entry]) -> Vec<[String; 11]> {

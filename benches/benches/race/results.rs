@@ -51,6 +51,7 @@ do not: [README.md](README.md).
 - Versions: {versions}, {rustc}
 - Command: `{command}`
 - Load: {load}
+- {disturbance}
 
 {scenes}
 {table}
@@ -64,6 +65,7 @@ Budgets (ratio of CPU time per request, median over rounds):
         rustc = rustc.trim(),
         command = command(),
         load = options.load(),
+        disturbance = report::disturbance(entries),
         table = report::markdown_table(entries),
         verdicts = report::verdicts(entries),
     ))

@@ -75,6 +75,7 @@ impl Stage {
         let running = contestant.start(scene, self.core, &dir, &self.places)?;
         let job = Job {
             pid: running.process.pid(),
+            cores: vec![options.core, options.load_core],
             target: running.address,
             entrance: options.entrance(scene),
             path: PATH.to_owned(),
