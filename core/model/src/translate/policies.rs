@@ -44,7 +44,8 @@ pub(super) type PolicyMemo = Memo<Vec<u64>, Compiled>;
 #[derive(Debug)]
 pub(super) struct PolicyIndex<'a> {
     root: &'a str,
-    /// By kind, the policy's namespace and the target's name.
+    /// By kind, the policy's namespace and the target's name. Classes are cluster-wide: only what
+    /// stands in the root namespace is ever looked up.
     by_target: HashMap<(TargetKind, &'a str, &'a str), Vec<Attached<'a>>>,
     /// Policies without targets, by namespace; they reach gateways only.
     by_namespace: HashMap<&'a str, Vec<ByLabels<'a>>>,
@@ -119,10 +120,6 @@ impl<'a> PolicyIndex<'a> {
             let Some(kind) = target_kind(target) else {
                 continue;
             };
-            // A class is cluster-wide, and only the root namespace speaks for the mesh.
-            if kind == TargetKind::GatewayClass && namespace != self.root {
-                continue;
-            }
             self.by_target
                 .entry((kind, namespace, &target.name))
                 .or_default()

@@ -167,7 +167,8 @@ pub(super) fn collect(
     proxies
 }
 
-/// The first Gateway that was asked for and is there, else the first by name.
+/// The first Gateway that was asked for and is there, else the first waypoint by name (the certificate is
+/// what ztunnel checks on the HBONE port), else the first gateway.
 fn choose_identity(proxies: &mut Proxies, options: &Options) {
     for (namespace, name) in &options.gateways {
         if proxies.find(namespace, name).is_none() {
@@ -181,7 +182,11 @@ fn choose_identity(proxies: &mut Proxies, options: &Options) {
         .gateways
         .iter()
         .find_map(|(namespace, name)| proxies.find(namespace, name));
-    let Some(chosen) = named.or_else(|| proxies.played.first()) else {
+    let first_waypoint = || proxies.played.iter().find(|entry| entry.is_waypoint());
+    let Some(chosen) = named
+        .or_else(first_waypoint)
+        .or_else(|| proxies.played.first())
+    else {
         return;
     };
     let identity = chosen.proxy.identity.clone();
@@ -193,8 +198,8 @@ fn choose_identity(proxies: &mut Proxies, options: &Options) {
     if named.is_none() && others > 0 {
         proxies.findings.push(
             Finding::hint(format!(
-                "one process presents one certificate: that of {identity}, the first of the \
-                 Gateways by name; ztunnel accepts it for no other"
+                "one process presents one certificate: that of {identity}, the first by name; \
+                 ztunnel accepts it for no other Gateway"
             ))
             .on(chosen.object())
             .remedy("name one with --gateway, and run one process for each of the others"),
