@@ -244,7 +244,7 @@ fn a_process_serves_only_the_gateways_it_plays() {
 }
 
 #[test]
-fn the_first_gateway_by_name_lends_its_identity() {
+fn the_first_waypoint_by_name_lends_its_identity() {
     let mut ingress = waypoint("shop", "ingress");
     ingress["spec"] = json!({"gatewayClassName": "istio", "listeners": [
         {"name": "http", "port": 8080, "protocol": "HTTP"}]});
@@ -265,10 +265,7 @@ fn the_first_gateway_by_name_lends_its_identity() {
             (ProxyRole::Waypoint, "special".to_owned()),
         ]
     );
-    assert_eq!(
-        translation.identity.unwrap().service_account(),
-        "ingress-istio"
-    );
+    assert_eq!(translation.identity.unwrap().service_account(), "wp");
     assert!(
         translation
             .findings
