@@ -36,6 +36,8 @@ pub(crate) enum Verb {
     Check(CheckArgs),
     /// Send a request into the mesh as a workload, through its waypoint.
     Curl(CurlArgs),
+    /// Show Bookinfo behind a waypoint and an ingress gateway, on this machine, until Ctrl-C.
+    Demo(DemoArgs),
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -207,6 +209,17 @@ pub(crate) struct CurlArgs {
     pub(crate) url: String,
 }
 
+/// Flags of `wayline demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Show it once and end; exit 1 if split or denials are not as configured.
+    #[arg(long, env = "WAYLINE_ONCE")]
+    pub(crate) once: bool,
+    /// What the proxy logs, e.g. `info` [default: warn].
+    #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
+    pub(crate) log: Option<String>,
+}
+
 /// `ip:port`, or `:port` and `port` for every address of this machine.
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
@@ -259,6 +272,12 @@ impl FromStr for Span {
         let refused = || "expected a time such as 28s, 1m30s or 500ms".to_owned();
         let span: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
         Duration::try_from(span).map(Self).map_err(|_| refused())
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(span: Duration) -> Self {
+        Self(span)
     }
 }
 

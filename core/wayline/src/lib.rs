@@ -8,6 +8,7 @@ mod cert;
 mod check;
 mod cli;
 mod curl;
+mod demo;
 mod failure;
 mod logging;
 mod output;
@@ -56,6 +57,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Cert(args) => cert::run(&args).map(|()| OK),
         Verb::Check(args) => check::run(&args),
         Verb::Curl(args) => curl::run(args),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Version => version::run().map(|()| OK),
         Verb::Completion { shell } => completion(shell).map(|()| OK),
     }

@@ -63,17 +63,15 @@ pub(crate) fn start(filter: Option<&str>, format: Option<LogFormat>) -> Result<L
     Ok(LogLevels { handle })
 }
 
-impl LogLevels {
-    /// Replaces the filter; an error says what is wrong with the new one, and the old one stays.
-    pub(crate) fn set(&self, filter: &str) -> Result<(), String> {
+impl wayline_proxy::LogLevels for LogLevels {
+    fn set(&self, filter: &str) -> Result<(), String> {
         let filter = parse(filter).map_err(|error| error.to_string())?;
         self.handle
             .reload(filter)
             .map_err(|error| error.to_string())
     }
 
-    /// The filter in force.
-    pub(crate) fn current(&self) -> String {
+    fn current(&self) -> String {
         self.handle
             .with_current(ToString::to_string)
             .unwrap_or_default()

@@ -1,11 +1,11 @@
 //! `wayline curl`: a request into the mesh as a workload, the way ztunnel would carry it: mutual TLS
 //! to the waypoint, CONNECT to the service, the request inside.
 
-mod target;
+pub(crate) mod caller;
+pub(crate) mod target;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
@@ -14,20 +14,14 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use wayline_hbone::{OpenError, TunnelStream};
 use wayline_model::Identity;
-use wayline_tls::{CertificateStore, DevCa, HandshakeError};
+use wayline_tls::DevCa;
 
 use crate::cli::CurlArgs;
 use crate::failure::Failure;
 use crate::{FAILED, OK, output};
+use caller::Caller;
 use target::Target;
-
-/// How long TCP, TLS and HTTP/2 to the waypoint may take together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the certificate of one request lives.
-const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Sends the request and prints the response. As with curl, a response of any status is a success.
 pub(crate) fn run(args: CurlArgs) -> Result<u8, Failure> {
@@ -47,7 +41,16 @@ pub(crate) fn run(args: CurlArgs) -> Result<u8, Failure> {
 async fn exchange(args: CurlArgs) -> Result<(), Failure> {
     let target = Target::parse(&args.url, &args.from.namespace)?;
     let request = request(&args, &target)?;
-    let tunnel = tunnel(&args, &target).await?;
+    let identity = Identity::new(
+        args.trust_domain.clone(),
+        &args.from.namespace,
+        &args.from.name,
+    )
+    .map_err(|error| Failure::new(error).remedy("name it as --from NAMESPACE/SERVICE-ACCOUNT"))?;
+    let caller = Caller::new(&DevCa::open_or_create(&args.dev_ca)?, identity)?;
+    let tunnel = caller
+        .open(&caller.connect(args.via).await?, &target)
+        .await?;
     let (mut sender, connection) = http1::Builder::new()
         .handshake(TokioIo::new(tunnel))
         .await
@@ -62,92 +65,8 @@ async fn exchange(args: CurlArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens the tunnel to what the URL names.
-async fn tunnel(args: &CurlArgs, target: &Target) -> Result<TunnelStream, Failure> {
-    let identity = Identity::new(
-        args.trust_domain.clone(),
-        &args.from.namespace,
-        &args.from.name,
-    )
-    .map_err(|error| Failure::new(error).remedy("name it as --from NAMESPACE/SERVICE-ACCOUNT"))?;
-    let issued = DevCa::open_or_create(&args.dev_ca)?.issue(&identity, LIFETIME)?;
-    let store = CertificateStore::new();
-    store.replace(issued.bundle())?;
-    let epoch = store.current()?;
-
-    let via = args.via;
-    let connect = async {
-        let tcp = TcpStream::connect(via).await.map_err(|error| {
-            Failure::new(format!("cannot reach the waypoint at {via}: {error}")).remedy(
-                "start it with `wayline run -f DIR --dev-ca DIR`, or name its address with --via",
-            )
-        })?;
-        let _ = tcp.set_nodelay(true);
-        let tls = wayline_tls::connect_to_any(&epoch, tcp)
-            .await
-            .map_err(|error| refused_handshake(via, &error))?;
-        let settings = wayline_hbone::Settings::default();
-        wayline_hbone::connect(tls, &settings)
-            .await
-            .map_err(|error| {
-                Failure::new(format!(
-                    "the waypoint at {via} ended the connection: {error}"
-                ))
-            })
-    };
-    let (client, driver) = tokio::time::timeout(CONNECT_TIMEOUT, connect)
-        .await
-        .map_err(|_| {
-            Failure::new(format!(
-                "the waypoint at {via} did not answer within {CONNECT_TIMEOUT:?}"
-            ))
-            .remedy("check the address given with --via")
-        })??;
-    tokio::spawn(driver);
-    client
-        .open(target.authority(), HeaderMap::new())
-        .await
-        .map_err(|error| refused_tunnel(&identity, target, &error))
-}
-
-fn refused_handshake(via: std::net::SocketAddr, error: &HandshakeError) -> Failure {
-    let failure = Failure::new(format!("no mutual TLS with the waypoint at {via}: {error}"));
-    match error {
-        HandshakeError::UnknownIssuer | HandshakeError::RefusedByPeer(_) => {
-            failure.remedy("use the --dev-ca folder (and --trust-domain) that the waypoint uses")
-        }
-        _ => failure.remedy("check that --via is the HBONE port of a waypoint (15008)"),
-    }
-}
-
-fn refused_tunnel(identity: &Identity, target: &Target, error: &OpenError) -> Failure {
-    let OpenError::Refused(status) = error else {
-        return Failure::new(format!("no tunnel to {}: {error}", target.authority()))
-            .remedy("look at the waypoint's log");
-    };
-    let (reason, remedy) = match status.as_u16() {
-        401 | 403 => (
-            "this identity may not connect there",
-            "look at the AuthorizationPolicies of the target",
-        ),
-        400 | 404 => (
-            "this waypoint does not serve that host and port",
-            "check the name, the port and the label istio.io/use-waypoint",
-        ),
-        503 => (
-            "nothing is there to take the connection",
-            "look at the endpoints of the service and the waypoint's log",
-        ),
-        _ => ("the waypoint refused", "look at the waypoint's log"),
-    };
-    Failure::new(format!(
-        "tunnel to {} as {identity} refused: {status}: {reason}",
-        target.authority()
-    ))
-    .remedy(remedy)
-}
-
-fn cut_off(error: &hyper::Error) -> Failure {
+/// A connection that broke while a request was on it.
+pub(crate) fn cut_off(error: &hyper::Error) -> Failure {
     Failure::new(format!("the connection ended before the response: {error}"))
         .remedy("look at the waypoint's log")
 }

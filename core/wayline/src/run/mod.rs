@@ -2,7 +2,7 @@
 //!
 //! Puts the rooms together and takes them apart again: source, certificate, data path, signals.
 
-mod signals;
+pub(crate) mod signals;
 
 use std::convert::Infallible;
 use std::future;
@@ -28,60 +28,121 @@ use signals::{Signal, Signals};
 /// Serves until told to stop. The exit code is 0 after a complete drain.
 pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
     let levels = logging::start(args.log.as_deref(), args.log_format)?;
+    on_runtime(|signals| serve(args, signals, levels))
+}
+
+/// Runs a command's own thread. Signals are listened to before anything else, so that one that comes
+/// while we start is not lost.
+pub(crate) fn on_runtime<F>(command: impl FnOnce(Signals) -> F) -> Result<u8, Failure>
+where
+    F: Future<Output = Result<u8, Failure>>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Failure::new)?;
-    // From here on: a signal that comes while we start is not lost.
     let signals = {
         let _inside = runtime.enter();
         Signals::listen()?
     };
-    runtime.block_on(serve(args, signals, levels))
+    runtime.block_on(command(signals))
 }
 
 async fn serve(args: &RunArgs, mut signals: Signals, levels: LogLevels) -> Result<u8, Failure> {
-    let store = CertificateStore::new();
-    let ca = args
-        .dev_ca
-        .as_deref()
-        .map(DevCa::open_or_create)
-        .transpose()?;
-    let options = Options {
-        gateways: args.gateways.iter().cloned().map(Into::into).collect(),
-    };
-    let source = FolderSource::start(&args.files, options)?;
-    let publication = source.publication();
-
-    // Before the listeners open, so that the first handshake finds everything.
-    let _identity = args
-        .identity_dir
-        .clone()
-        .map(|dir| IdentityFolder::follow(dir, store.clone()))
-        .transpose()?;
-    let issuer = ca.map(|ca| Issuer::new(ca, store.clone(), publication.identity.clone()));
-    warn_without_certificate(args, publication);
-    take_aliases(&store, &publication.snapshots.borrow());
-
-    let running = start(args, publication, &store, levels)?;
-    let aliases = follow_aliases(store, publication.snapshots.clone());
-    let certificates = async {
-        match issuer {
-            Some(issuer) => issuer.run().await,
-            None => future::pending().await,
-        }
-    };
+    let mut serving = Serving::start(args, levels)?;
+    let upkeep = serving.upkeep();
     let told = async {
         while signals.next().await == Signal::Rescan {
-            source.rescan();
+            serving.source.rescan();
         }
     };
     tokio::select! {
         () = told => {}
-        never = aliases => match never {},
-        never = certificates => match never {},
+        () = serving.running.quit_requested() => {}
+        never = upkeep => match never {},
     }
-    drain(running, signals).await
+    serving.drain(signals).await
+}
+
+/// All rooms put together and at work.
+pub(crate) struct Serving {
+    source: FolderSource,
+    store: CertificateStore,
+    issuer: Option<Issuer>,
+    running: Running,
+    _identity: Option<IdentityFolder>,
+}
+
+impl Serving {
+    /// Reads the manifests, gets a certificate, opens the listeners.
+    pub(crate) fn start(args: &RunArgs, levels: LogLevels) -> Result<Self, Failure> {
+        let store = CertificateStore::new();
+        let ca = args
+            .dev_ca
+            .as_deref()
+            .map(DevCa::open_or_create)
+            .transpose()?;
+        let options = Options {
+            gateways: args.gateways.iter().cloned().map(Into::into).collect(),
+        };
+        let source = FolderSource::start(&args.files, options)?;
+        let publication = source.publication();
+
+        // Before the listeners open, so that the first handshake finds everything.
+        let identity = args
+            .identity_dir
+            .clone()
+            .map(|dir| IdentityFolder::follow(dir, store.clone()))
+            .transpose()?;
+        let issuer = ca.map(|ca| Issuer::new(ca, store.clone(), publication.identity.clone()));
+        warn_without_certificate(args, publication);
+        take_aliases(&store, &publication.snapshots.borrow());
+
+        let running = start(args, publication, &store, levels)?;
+        Ok(Self {
+            source,
+            store,
+            issuer,
+            running,
+            _identity: identity,
+        })
+    }
+
+    /// What is published.
+    pub(crate) fn publication(&self) -> &Publication {
+        self.source.publication()
+    }
+
+    /// Resolves when somebody asked for the end at the admin port.
+    pub(crate) fn quit_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.running.quit_requested()
+    }
+
+    /// Keeps certificate and trust domains up to date for as long as it is polled. To be asked for once.
+    pub(crate) fn upkeep(&mut self) -> impl Future<Output = Infallible> + use<> {
+        let issuer = self.issuer.take();
+        let aliases = follow_aliases(
+            self.store.clone(),
+            self.source.publication().snapshots.clone(),
+        );
+        let certificates = async {
+            match issuer {
+                Some(issuer) => issuer.run().await,
+                None => future::pending().await,
+            }
+        };
+        async {
+            tokio::select! {
+                never = aliases => never,
+                never = certificates => never,
+            }
+        }
+    }
+
+    /// Lets what runs finish; a second signal ends it at once. The exit code is 0 when all finished.
+    pub(crate) async fn drain(self, signals: Signals) -> Result<u8, Failure> {
+        drain(self.running, signals).await
+    }
 }
 
 /// Starts the data path with what is published.
@@ -98,6 +159,9 @@ fn start(
             .workers
             .map_or_else(wayline_proxy::available_cores, usize::from),
         hbone: args.hbone,
+        admin: args.admin,
+        status: args.status,
+        metrics: args.metrics,
         drain_timeout: args.drain_timeout.into(),
     };
     let inputs = Inputs {
@@ -106,6 +170,7 @@ fn start(
         certificates: store.clone(),
         filters: wayline_filters::native_sources(),
         hub: Arc::new(hub),
+        log_levels: Some(Arc::new(levels)),
     };
     wayline_proxy::start(&settings, inputs).map_err(|error| Failure::split(&error.to_string()))
 }
