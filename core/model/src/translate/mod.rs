@@ -57,7 +57,7 @@ pub struct Translation {
     /// Findings of documents and of translation, sorted, without repetitions.
     pub findings: Vec<Finding>,
     /// The identity this process presents: of the first Gateway named on the command line that is
-    /// there, else of the first by name; `None` without any Gateway.
+    /// there, else of the first waypoint by name, else of the first gateway; `None` without any.
     pub identity: Option<Identity>,
 }
 

@@ -167,8 +167,8 @@ pub(super) fn collect(
     proxies
 }
 
-/// The first Gateway that was asked for and is there, else the first waypoint by name (the certificate is
-/// what ztunnel checks on the HBONE port), else the first gateway.
+/// The first Gateway that was asked for and is there, else the first waypoint by name (the
+/// certificate is what ztunnel checks on the HBONE port), else the first gateway.
 fn choose_identity(proxies: &mut Proxies, options: &Options) {
     for (namespace, name) in &options.gateways {
         if proxies.find(namespace, name).is_none() {
