@@ -215,7 +215,7 @@ pub(crate) struct DemoArgs {
     /// Show it once and end; exit 1 if split or denials are not as configured.
     #[arg(long, env = "WAYLINE_ONCE")]
     pub(crate) once: bool,
-    /// What the proxy logs, e.g. `info` [default: warn].
+    /// What the proxy logs, e.g. `info` [default: warnings].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use wayline_tls::DevCa;
 
-use crate::cli::{DemoArgs, Namespaced, RunArgs, Span};
+use crate::cli::{DemoArgs, RunArgs, Span};
 use crate::failure::Failure;
 use crate::logging::{self, LogFormat, LogLevels};
 use crate::run::signals::Signals;
@@ -31,13 +31,17 @@ use workload::{Conversation, Workload};
 
 /// How long the tour may take; it takes a few seconds.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// What is logged unless asked for; what is wrong with manifests is told by the demo itself.
+const QUIET: &str = "warn,wayline_control::publish=off";
 /// How long what runs at the end may take.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Shows Bookinfo. With `--once` the exit code is 0 only if split and denials are as configured.
 pub(crate) fn run(args: &DemoArgs) -> Result<u8, Failure> {
-    let filter = args.log.as_deref().unwrap_or("warn");
-    let levels = logging::start(Some(filter), Some(LogFormat::Text))?;
+    let levels = logging::start(
+        Some(args.log.as_deref().unwrap_or(QUIET)),
+        Some(LogFormat::Text),
+    )?;
     run::on_runtime(|signals| play(args.once, signals, levels))
 }
 
@@ -115,15 +119,10 @@ async fn tour(
 
 /// The flags with which `wayline run` would serve the stage.
 fn run_args(stage: &Stage) -> RunArgs {
-    let gateway = |name: &str| Namespaced {
-        namespace: "default".to_owned(),
-        name: name.to_owned(),
-    };
     let ports = &stage.ports;
     RunArgs {
         files: vec![stage.manifests()],
-        // The first one named lends its identity to the process: what ztunnel expects of a waypoint.
-        gateways: vec![gateway("waypoint"), gateway("bookinfo-gateway")],
+        gateways: Vec::new(),
         dev_ca: Some(stage.dev_ca()),
         identity_dir: None,
         hbone: ports.hbone,

@@ -112,9 +112,9 @@ pub(crate) fn html(details: &Result<Value, String>, reviews: &Result<Value, Stri
             "nobody".to_owned()
         }
     };
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "</section><footer>Reviews served by {served_by}. Reload for another throw.</footer></html>\n"
+        "</section><footer>Reviews served by {served_by}. Reload for another throw.</footer></html>"
     );
     page
 }

@@ -13,11 +13,11 @@ use crate::output;
 
 /// Labels of a metric that are shown; all of them would fill the screen.
 const SHOWN_LABELS: [&str; 5] = [
-    "source_workload",
+    "reporter",
+    "source_principal",
     "destination_service_name",
-    "destination_workload",
+    "destination_version",
     "response_code",
-    "connection_security_policy",
 ];
 
 /// Where the demo writes.
@@ -65,12 +65,13 @@ impl Report {
             "waypoint",
             format!("{}  (HBONE: mutual TLS, CONNECT)", ports.hbone),
         );
-        for pair in backends.chunks(3) {
-            let pair: Vec<String> = pair
+        for (index, some) in backends.chunks(3).enumerate() {
+            let name = if index == 0 { "backends" } else { "" };
+            let some: Vec<String> = some
                 .iter()
-                .map(|(name, address)| format!("{name} :{}", address.port()))
+                .map(|(name, address)| format!("{:<22}", format!("{name} :{}", address.port())))
                 .collect();
-            row("backends", pair.join("   "));
+            row(name, some.concat().trim_end().to_owned());
         }
         row(
             "manifests",
@@ -180,7 +181,7 @@ impl Report {
              \x20   {curl} --from default/bookinfo-productpage http://reviews:9080/reviews/0\n\
              \x20   {curl} --from default/intruder -i http://reviews:9080/reviews/0\n\
              \x20 Edit and save; what changes shows below, and no request is lost:\n\
-             \x20   {}   weights, headers, paths\n\
+             \x20   {}     weights, headers, paths\n\
              \x20   {}   let default/intruder in\n\n",
             stage.ports.ingress,
             folder.join("routes.yaml").display(),
@@ -260,21 +261,31 @@ pub(crate) fn backends(places: &[Place]) -> Vec<Backend> {
 
 /// A few lines of the metrics and of the log that are about `reviews`.
 pub(crate) fn samples(metrics: &str, log: &str) -> Samples {
-    let about_reviews = |line: &&str| {
-        line.starts_with("istio_requests_total{")
-            && line.contains("destination_service_name=\"reviews\"")
+    let find = |marks: &[&str]| {
+        metrics
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total{"))
+            .find(|line| marks.iter().all(|mark| line.contains(mark)))
+            .map(short)
     };
-    let granted = metrics
-        .lines()
-        .filter(about_reviews)
-        .filter(|line| line.contains("response_code=\"200\""));
-    let refused = metrics
-        .lines()
-        .filter(about_reviews)
-        .find(|line| line.contains("response_code=\"403\""));
+    let requests = [
+        find(&[
+            "destination_service_name=\"reviews-v1\"",
+            "response_code=\"200\"",
+        ]),
+        find(&[
+            "destination_service_name=\"reviews-v3\"",
+            "response_code=\"200\"",
+        ]),
+        find(&[
+            "sa/intruder\"",
+            "destination_service_name=\"reviews\"",
+            "response_code=\"403\"",
+        ]),
+    ];
     let line_with = |mark: &str| log.lines().find(|line| line.contains(mark));
     Samples {
-        metrics: granted.take(2).chain(refused).map(short).collect(),
+        metrics: requests.into_iter().flatten().collect(),
         log: [line_with("/reviews/0 HTTP"), line_with(" 403 ")]
             .into_iter()
             .flatten()
@@ -338,16 +349,19 @@ mod tests {
         let metrics = "\
 # TYPE istio_requests_total counter
 istio_requests_total{destination_service_name=\"ratings\",response_code=\"200\"} 7
-istio_requests_total{connection_security_policy=\"mutual_tls\",destination_service_name=\"reviews\",response_code=\"200\",source_workload=\"productpage-v1\"} 1800
-istio_requests_total{destination_service_name=\"reviews\",response_code=\"403\"} 2
+istio_requests_total{destination_service_name=\"reviews-v1\",destination_version=\"v1\",reporter=\"waypoint\",response_code=\"200\",source_principal=\"spiffe://x\"} 1800
+istio_requests_total{destination_service_name=\"reviews\",response_code=\"403\",source_principal=\"ns/default/sa/intruder\"} 2
 ";
         let log = "[t] \"GET /reviews/0 HTTP/1.1\" 200\n[t] \"GET /x HTTP/1.1\" 403 - x\n";
         let samples = samples(metrics, log);
-        assert_eq!(samples.metrics.len(), 2);
         assert_eq!(
-            samples.metrics[0],
-            "istio_requests_total{source_workload=\"productpage-v1\",destination_service_name=\"reviews\",\
-             response_code=\"200\",connection_security_policy=\"mutual_tls\",...} 1800"
+            samples.metrics,
+            [
+                "istio_requests_total{reporter=\"waypoint\",source_principal=\"spiffe://x\",\
+                 destination_service_name=\"reviews-v1\",destination_version=\"v1\",response_code=\"200\",...} 1800",
+                "istio_requests_total{source_principal=\"ns/default/sa/intruder\",\
+                 destination_service_name=\"reviews\",response_code=\"403\",...} 2",
+            ]
         );
         assert_eq!(samples.log.len(), 2);
     }
