@@ -1,5 +1,7 @@
 //! `wayline demo` as a newcomer meets it, and the manifests a newcomer copies.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -80,17 +82,25 @@ fn once_shows_split_denials_and_telemetry() {
 struct Demo {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
+    /// Where it puts its folder; a demo that is killed can not remove that.
+    _temp: tempfile::TempDir,
 }
 
 impl Demo {
     fn start() -> Self {
+        let temp = tempfile::tempdir().unwrap();
         let mut child = wayline()
             .arg("demo")
+            .env("TMPDIR", temp.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            _temp: temp,
+        }
     }
 
     /// Reads on until a line contains that.
