@@ -159,8 +159,6 @@ impl Admin {
                 // Whoever published is gone: the numbers stay.
                 return;
             }
-            snapshots.borrow_and_update();
-            findings.borrow_and_update();
         }
     }
 

@@ -126,7 +126,7 @@ struct Server {
 }
 
 impl Server {
-    async fn run(mut self, address: SocketAddr) {
+    async fn run(self, address: SocketAddr) {
         if self.port == Port::Admin && !self.loopback {
             tracing::warn!(
                 %address,
@@ -143,7 +143,7 @@ impl Server {
         }
     }
 
-    async fn accept(&mut self, listener: &TcpListener, throttle: &Throttle) {
+    async fn accept(&self, listener: &TcpListener, throttle: &Throttle) {
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
             match listener.accept().await {
