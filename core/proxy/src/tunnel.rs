@@ -177,10 +177,22 @@ fn connection(
 
 /// ztunnel's codes: 400 for what is known and not ours, 503 for what is not known.
 fn unserved(plan: &Plan, authority: &TunnelAuthority) -> (StatusCode, String) {
-    if let TunnelAuthority::IpPort(address) = authority
-        && let Some(reason) = plan.snapshot.tunnels.unserved.get(&address.ip())
-    {
-        return (StatusCode::BAD_REQUEST, reason.to_string());
+    let snapshot = &plan.snapshot;
+    if let TunnelAuthority::IpPort(address) = authority {
+        let ip = address.ip().to_canonical();
+        if let Some(reason) = snapshot.tunnels.unserved.get(&ip) {
+            return (StatusCode::BAD_REQUEST, reason.to_string());
+        }
+        let pod = (Arc::clone(&snapshot.mesh.network), ip);
+        if let Some(workload) = snapshot.workloads.by_address.get(&pod) {
+            let reason = format!(
+                "no waypoint of this process serves port {} of the Pod {}/{}",
+                address.port(),
+                workload.namespace,
+                workload.name
+            );
+            return (StatusCode::BAD_REQUEST, reason);
+        }
     }
     (
         StatusCode::SERVICE_UNAVAILABLE,
