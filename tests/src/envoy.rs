@@ -1,0 +1,110 @@
+//! A real Envoy, from the templates in `fixtures/envoy`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::mesh::Mesh;
+use crate::process::Process;
+use crate::{Request, eventually, tools};
+
+/// A running Envoy. Killed when dropped.
+pub struct Envoy {
+    /// The process; each connection or CONNECT that ended is a line on its standard output.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Envoy {
+    /// Envoy as HBONE client, in the place of a ztunnel: plain connections to [`Envoy::address`]
+    /// become tunnels of `certificate` to `authority`, at a proxy that must be `proxy_identity`.
+    #[must_use]
+    pub fn client(mesh: &Mesh, certificate: &Path, proxy_identity: &str, authority: &str) -> Self {
+        let hbone = mesh.hbone();
+        Self::start(
+            mesh,
+            "hbone-client",
+            &[
+                ("LISTEN_ADDRESS", &mesh.ip(crate::mesh::CALLER).to_string()),
+                ("LISTEN_PORT", "0"),
+                ("PROXY_ADDRESS", &hbone.ip().to_string()),
+                ("PROXY_PORT", &hbone.port().to_string()),
+                ("PROXY_IDENTITY", proxy_identity),
+                ("AUTHORITY", authority),
+                ("CERT_DIR", &certificate.display().to_string()),
+            ],
+        )
+    }
+
+    /// Envoy as HBONE server at `listen`, in the place of a captured pod's ztunnel, in front of
+    /// `target`, for clients that are `client_identity`.
+    #[must_use]
+    pub fn server(
+        mesh: &Mesh,
+        certificate: &Path,
+        listen: SocketAddr,
+        target: SocketAddr,
+        client_identity: &str,
+    ) -> Self {
+        Self::start(
+            mesh,
+            "hbone-server",
+            &[
+                ("LISTEN_ADDRESS", &listen.ip().to_string()),
+                ("LISTEN_PORT", &listen.port().to_string()),
+                ("TARGET_ADDRESS", &target.ip().to_string()),
+                ("TARGET_PORT", &target.port().to_string()),
+                ("CLIENT_IDENTITY", client_identity),
+                ("CERT_DIR", &certificate.display().to_string()),
+            ],
+        )
+    }
+
+    fn start(mesh: &Mesh, template: &str, values: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir_in(mesh.home()).unwrap().keep();
+        let (file, admin) = (dir.join("envoy.yaml"), dir.join("admin"));
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/envoy");
+        let mut text =
+            std::fs::read_to_string(fixtures.join(template).with_extension("yaml")).unwrap();
+        for (name, value) in values {
+            text = text.replace(&format!("{{{{{name}}}}}"), value);
+        }
+        // The admin interface says where it is; two meshes must not meet there.
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(tools::tool("envoy"));
+        command.arg("-c").arg(&file).arg("--use-dynamic-base-id");
+        command.args(["--concurrency", "1", "--log-level", "warn"]);
+        command.args(["--file-flush-interval-msec", "20"]);
+        command.arg("--admin-address-path").arg(&admin);
+        let process = Process::start(command);
+        let admin: SocketAddr = eventually("Envoy's admin address", || {
+            std::fs::read_to_string(&admin).ok()?.trim().parse().ok()
+        });
+        eventually("Envoy to be ready", || {
+            (Request::get("/ready").send(admin).status == 200).then_some(())
+        });
+        let listeners = Request::get("/listeners?format=json").send(admin);
+        let listeners: Value = serde_json::from_slice(&listeners.body).unwrap();
+        let bound = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        let ip = bound["address"].as_str().unwrap().parse().unwrap();
+        let port = u16::try_from(bound["port_value"].as_u64().unwrap()).unwrap();
+        Self {
+            process,
+            address: SocketAddr::new(ip, port),
+        }
+    }
+
+    /// The first line of standard output with `text`, waiting for it.
+    #[must_use]
+    pub fn logged(&self, text: &str) -> String {
+        eventually(&format!("Envoy to log {text}"), || {
+            let said = self.process.stdout();
+            said.lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! A fast HBONE client: a plain port whose connections each become one CONNECT stream.
+
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use wayline_hbone::{Client, OpenError, Settings, TunnelAuthority};
+use wayline_tls::CertificateStore;
+
+use crate::PATIENCE;
+
+/// A workload that opens tunnels.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Folder with its certificate.
+    pub certificate: PathBuf,
+    /// Its address; the system's choice when `None`.
+    pub source: Option<IpAddr>,
+    /// Bytes that may be under way to it, per stream; [`Settings`]' default when `None`.
+    pub window: Option<u32>,
+}
+
+/// Why a tunnel was not opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// CONNECT was answered with this status.
+    Status(u16),
+    /// There was no answer: TCP, TLS or HTTP/2 failed.
+    Connection,
+}
+
+/// A plain port: every connection to [`Tunnel::address`] is one tunnel to one authority, all of them
+/// on one HBONE connection. Half-closes and resets pass both ways; a refused tunnel is a reset.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Tunnel {
+    /// Opens the port at `listen`; the HBONE connection comes with the first tunnel.
+    ///
+    /// # Panics
+    /// When the port cannot be opened.
+    #[must_use]
+    pub fn open(listen: IpAddr, hbone: SocketAddr, caller: &Caller, authority: &str) -> Self {
+        let listener = StdTcpListener::bind((listen, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let caller = caller.clone();
+        let authority = TunnelAuthority::parse(authority).unwrap();
+        std::thread::spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime(), async move {
+                tokio::select! {
+                    () = serve(listener, hbone, caller, authority) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            address,
+            _stop: stop,
+        }
+    }
+}
+
+/// Opens one tunnel on a connection of its own, and closes it.
+///
+/// # Errors
+/// How it was refused.
+pub fn knock(hbone: SocketAddr, caller: &Caller, authority: &str) -> Result<(), Refused> {
+    let authority = TunnelAuthority::parse(authority).unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime(), async {
+        let attempt = async {
+            let client = dial(hbone, caller).await.ok_or(Refused::Connection)?;
+            match client.open(&authority, HeaderMap::new()).await {
+                Ok(_) => Ok(()),
+                Err(OpenError::Refused(status)) => Err(Refused::Status(status.as_u16())),
+                Err(_) => Err(Refused::Connection),
+            }
+        };
+        tokio::time::timeout(PATIENCE, attempt).await.unwrap()
+    })
+}
+
+async fn serve(
+    listener: StdTcpListener,
+    hbone: SocketAddr,
+    caller: Caller,
+    authority: TunnelAuthority,
+) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    let mut client: Option<Client> = None;
+    while let Ok((tcp, _)) = listener.accept().await {
+        let usable = client.take().filter(Client::is_usable);
+        client = match usable {
+            Some(client) => Some(client),
+            None => dial(hbone, &caller).await,
+        };
+        let Some(client) = client.clone() else {
+            reset(tcp);
+            continue;
+        };
+        let authority = authority.clone();
+        tokio::task::spawn_local(async move {
+            match client.open(&authority, HeaderMap::new()).await {
+                Ok(tunnel) => relay(tcp, tunnel).await,
+                Err(_) => reset(tcp),
+            }
+        });
+    }
+}
+
+async fn relay(mut tcp: TcpStream, mut tunnel: wayline_hbone::TunnelStream) {
+    let _ = tcp.set_nodelay(true);
+    let relayed = tokio::io::copy_bidirectional(&mut tcp, &mut tunnel).await;
+    if relayed.is_err() {
+        reset(tcp);
+    }
+}
+
+fn reset(tcp: TcpStream) {
+    let _ = tcp.set_zero_linger();
+}
+
+async fn dial(hbone: SocketAddr, caller: &Caller) -> Option<Client> {
+    let store = certificate(&caller.certificate);
+    let socket = TcpSocket::new_v4().ok()?;
+    if let Some(source) = caller.source {
+        socket.bind(SocketAddr::new(source, 0)).ok()?;
+    }
+    let tcp = socket.connect(hbone).await.ok()?;
+    tcp.set_nodelay(true).ok()?;
+    let epoch = store.current().ok()?;
+    let tls = wayline_tls::connect_to_any(&epoch, tcp).await.ok()?;
+    let mut settings = Settings {
+        connect_timeout: Duration::from_secs(5),
+        ..Settings::default()
+    };
+    if let Some(window) = caller.window {
+        settings.stream_window = window;
+        settings.connection_window = window;
+    }
+    let (client, driver) = wayline_hbone::connect(tls, &settings).await.ok()?;
+    tokio::task::spawn_local(async move {
+        let _ = driver.await;
+    });
+    Some(client)
+}
+
+fn certificate(dir: &Path) -> CertificateStore {
+    let store = CertificateStore::new();
+    store.reload_from(dir).unwrap();
+    store
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}

@@ -1,0 +1,16 @@
+//! Black-box tests: `wayline run` on a folder of manifests, real sockets, real Envoy and curl.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod authorization;
+mod cli;
+mod config;
+mod framing;
+mod gateway;
+mod hbone;
+mod hbone_out;
+mod protocol;
+mod routing;
+mod scene;
+mod telemetry;
+mod upstream;
