@@ -1,7 +1,7 @@
 //! The data path: from an accepted connection to the last byte of its last response.
 //!
 //! This room owns workers (one thread, one core, one runtime each), listeners and the placement of
-//! connections, the framing guard and the HTTP codecs, the [`plan`] (a snapshot bound on one core),
+//! connections, the framing guard and the HTTP codecs, the `plan` (a snapshot bound on one core),
 //! upstream balancing, pools and retries, opaque relays, drain, and the admin ports that show all
 //! this. It refuses to know where knowledge comes from and what a filter does: it is given snapshots
 //! and filter sources.

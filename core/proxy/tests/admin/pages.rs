@@ -179,12 +179,14 @@ fn listeners_clusters_and_the_node_are_shown_as_envoy_shows_them() {
     let id = "waypoint~127.0.0.1~waypoint.default~default.svc.cluster.local";
     assert_eq!(node["id"], id);
 
-    let bench = Bench::start(gateway(&[0]));
+    let mut both = gateway(&[0]);
+    let bench = Bench::start(both.clone());
     let node = &bench.json("/server_info")["node"];
-    assert_eq!(
-        node["id"],
-        "router~127.0.0.1~shop.default~default.svc.cluster.local"
-    );
+    let router = "router~127.0.0.1~shop.default~default.svc.cluster.local";
+    assert_eq!(node["id"], router);
+    both.proxies.extend(waypoint().proxies);
+    let bench = Bench::start(both);
+    assert_eq!(bench.json("/server_info")["node"]["id"], id);
 }
 
 #[test]

@@ -18,10 +18,10 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use wayline_model::Snapshot;
 use wayline_model::service::{AppProtocol, Cluster};
-use wayline_model::snapshot::{Entrance, Target};
+use wayline_model::snapshot::{Entrance, ProxyRole, Target};
 
 use super::server::{Answer, Asked};
-use super::{Admin, plays_waypoint, server};
+use super::{Admin, server};
 
 /// Envoy's messages about its own state.
 const ADMIN: &str = "type.googleapis.com/envoy.admin.v3";
@@ -232,17 +232,20 @@ pub(super) fn locality(zone: &str) -> Value {
     }
 }
 
-/// envoy.config.core.v3.Node: who this process is, by the first Gateway it plays.
+/// envoy.config.core.v3.Node: who this process is, by the first waypoint it plays, else its first
+/// gateway.
 ///
 /// The address is the one traffic comes in at, which is the unspecified one when that is all of them.
 pub(super) fn node(admin: &Admin) -> Value {
     let snapshot = admin.snapshot();
-    let role = if plays_waypoint(&snapshot) || snapshot.proxies.is_empty() {
-        "waypoint"
-    } else {
-        "router"
+    let mut proxies = snapshot.proxies.iter();
+    let first = proxies
+        .find(|proxy| proxy.role == ProxyRole::Waypoint)
+        .or_else(|| snapshot.proxies.first());
+    let role = match first.map(|proxy| proxy.role) {
+        Some(ProxyRole::Gateway) => "router",
+        Some(ProxyRole::Waypoint) | None => "waypoint",
     };
-    let first = snapshot.proxies.first();
     let (name, namespace) = first.map_or(("", ""), |proxy| (&*proxy.name, &*proxy.namespace));
     let ip = crate::listener::names(&snapshot)
         .iter()
