@@ -20,6 +20,7 @@ pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod store;
+pub mod tracing;
 pub mod translate;
 pub mod workload;
 

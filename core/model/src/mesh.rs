@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::finding::Finding;
 use crate::identity::TrustDomain;
 use crate::request::PathNormalization;
+use crate::tracing::{self, TracingProvider};
 
 /// What MeshConfig says, with Istio's defaults where it says nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +99,7 @@ impl MeshReader {
         for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
             self.key(key, value);
         }
+        self.settings.tracing.provider = tracing::provider(&self.settings, &mut self.findings);
         // Encoding and format mean something only beside a file.
         let Some(file) = fields.get("accessLogFile").and_then(Value::as_str) else {
             return;
@@ -216,6 +218,12 @@ impl MeshReader {
         for (key, value) in fields {
             let path = format!("defaultConfig.tracing.{key}");
             match key.as_str() {
+                // As in Istio, where 0 is what a field has that was not written.
+                "sampling" if value.as_f64() == Some(0.0) => self.findings.push(
+                    Finding::hint("0 means Istio's default, 1 %")
+                        .field(path)
+                        .remedy("remove the provider to trace nothing"),
+                ),
                 "sampling" => match value.as_f64() {
                     Some(percent) if (0.0..=100.0).contains(&percent) => {
                         self.settings.tracing.sampling_percent = Some(percent);
@@ -226,6 +234,11 @@ impl MeshReader {
                     Some(address) => self.settings.tracing.zipkin_address = Some(address.into()),
                     None => self.wrong(&path, "it must have an address"),
                 },
+                "lightstep" | "datadog" | "stackdriver" | "openCensusAgent" => self.wrong(
+                    &path,
+                    "Wayline sends no spans there; name a provider of the kind zipkin or \
+                     opentelemetry in defaultProviders.tracing",
+                ),
                 _ => self.unread(&path),
             }
         }
@@ -317,7 +330,7 @@ impl MeshReader {
 }
 
 /// Milliseconds of a protobuf duration as MeshConfig writes it: `10s`, `0.5s`, `250ms`, `1m`.
-fn duration_ms(text: &str) -> Option<u64> {
+pub(crate) fn duration_ms(text: &str) -> Option<u64> {
     let (number, scale) = if let Some(number) = text.strip_suffix("ms") {
         (number, 1.0)
     } else if let Some(number) = text.strip_suffix('s') {
@@ -355,9 +368,9 @@ pub enum AccessLogEncoding {
 }
 
 /// What MeshConfig says about tracing.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TracingSettings {
-    /// `enableTracing`.
+    /// `enableTracing`, by default true; it means something only where no provider is named.
     pub enabled: bool,
     /// `defaultProviders.tracing`: names of extension providers.
     pub default_providers: Vec<Arc<str>>,
@@ -365,6 +378,20 @@ pub struct TracingSettings {
     pub sampling_percent: Option<f64>,
     /// `defaultConfig.tracing.zipkin.address`.
     pub zipkin_address: Option<Arc<str>>,
+    /// What follows from all that: who gets the spans. `None` means that nothing is traced.
+    pub provider: Option<Arc<TracingProvider>>,
+}
+
+impl Default for TracingSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            default_providers: Vec::new(),
+            sampling_percent: None,
+            zipkin_address: None,
+            provider: None,
+        }
+    }
 }
 
 /// One entry of `extensionProviders`, kept as written for the rooms that implement providers.
