@@ -26,6 +26,9 @@ use watch::{Batch, POLL, Wake, Watcher};
 /// Changes are applied at once, further ones at most this often.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 
+/// Looking everywhere without cause takes at most one part in so many of a core's time.
+const POLL_SHARE: u32 = 50;
+
 /// A watched set of manifest files and folders.
 #[derive(Debug)]
 pub struct FolderSource {
@@ -108,7 +111,7 @@ impl Drop for FolderSource {
 /// Reads manifests once and says what is wrong with them.
 pub fn check(paths: &[PathBuf], options: Options) -> Result<Checked, SourceError> {
     let mut reader = Reader::open(paths, options)?;
-    reader.read(&Hints::default());
+    reader.read_all();
     let (_, findings) = reader.translate();
     Ok(Checked {
         files: reader.objects.file_count(),
@@ -154,10 +157,20 @@ impl Reader {
         (changed, scan)
     }
 
+    fn read_all(&mut self) -> scan::Scan {
+        let hints = Hints {
+            everywhere: true,
+            ..Hints::default()
+        };
+        self.read(&hints).1
+    }
+
     /// Reads for the first time, and watches.
     fn refresh(&mut self, watcher: &mut Watcher) -> Option<Instant> {
-        let (_, scan) = self.read(&Hints::default());
-        watcher.follow(&scan.folders);
+        let scan = self.read_all();
+        if let Some(folders) = &scan.folders {
+            watcher.follow(folders);
+        }
         scan.again
     }
 
@@ -180,25 +193,29 @@ impl Reader {
     /// Publishes until told to stop.
     fn follow(&mut self, watcher: &mut Watcher, publisher: &Publisher, mut again: Option<Instant>) {
         let mut published_at = Instant::now();
+        let mut next_poll = Instant::now() + POLL;
         let mut known_troubles = self.troubles.clone();
         loop {
-            let poll = Instant::now() + POLL;
-            let deadline = again.map_or(poll, |again| again.min(poll));
+            let deadline = again.map_or(next_poll, |again| again.min(next_poll));
             if !watcher.wait(deadline) || !watcher.collect(published_at + PACE) {
                 return;
             }
             let Batch {
-                hints,
+                mut hints,
                 findings,
                 again: unfinished,
             } = watcher.batch();
             let began = Instant::now();
+            hints.everywhere |= began >= next_poll;
             let (mut changed, scan) = self.read(&hints);
-            // What happened in a folder before it was watched is unknown: look once more.
-            if watcher.follow(&scan.folders) {
-                again = Some(Instant::now());
-            } else {
-                again = [scan.again, unfinished].into_iter().flatten().min();
+            again = [scan.again, unfinished].into_iter().flatten().min();
+            if let Some(folders) = scan.folders {
+                let now = Instant::now();
+                next_poll = now + POLL.max((now - began) * POLL_SHARE);
+                if watcher.follow(&folders) {
+                    // What happened in a folder before it was watched is unknown.
+                    next_poll = now;
+                }
             }
             self.troubles.extend(findings);
             if self.troubles != known_troubles {

@@ -18,9 +18,13 @@ use wayline_model::Finding;
 
 use super::document::{self, Fault, Parsed};
 
-/// How long a loss (a file gone, empty, or with fewer documents) must last to be believed. Editors
-/// and shells replace files in two steps; this is longer than the gap between them.
-pub(crate) const SETTLE: Duration = Duration::from_millis(50);
+/// How long a loss (a file gone or with fewer documents) must last to be believed. Editors and shells
+/// replace files in two steps; this is longer than the gap between them.
+const LOSS: Duration = Duration::from_millis(100);
+/// The same for a file that is empty, which hardly anybody means and every rewriting passes through.
+const EMPTY: Duration = Duration::from_secs(1);
+/// When to read a file again that changed while it was read.
+const RETRY: Duration = Duration::from_millis(20);
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 32 << 20;
 /// A file changed this recently may change again within the same tick of the file system's clock.
@@ -31,6 +35,10 @@ const CLOCK_TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Tree {
     roots: Vec<PathBuf>,
     files: BTreeMap<PathBuf, File>,
+    /// What the last walk could not read.
+    unreadable: Vec<Finding>,
+    /// Some file is a symlink: what changes it may happen anywhere.
+    has_links: bool,
 }
 
 /// One file as it was read last.
@@ -40,8 +48,8 @@ struct File {
     stamp: Option<Stamp>,
     digest: u64,
     documents: usize,
-    /// Since when the file seems to have lost something.
-    losing: Option<Instant>,
+    /// Since when the file seems to have lost something, and which file that was.
+    losing: Option<(Instant, Option<Stamp>)>,
     /// Why it cannot be read.
     trouble: Option<Finding>,
 }
@@ -65,6 +73,8 @@ pub(crate) struct Hints {
     pub(crate) touched: HashSet<PathBuf>,
     /// Leave these alone: somebody is writing them.
     pub(crate) writing: HashSet<PathBuf>,
+    /// What changed is not known: look everywhere.
+    pub(crate) everywhere: bool,
 }
 
 /// What a scan found.
@@ -74,8 +84,8 @@ pub(crate) struct Scan {
     pub(crate) changes: Vec<(PathBuf, Change)>,
     /// What kept files or folders from being read; their last good content stays.
     pub(crate) findings: Vec<Finding>,
-    /// The folders to watch.
-    pub(crate) folders: HashMap<PathBuf, Inode>,
+    /// The folders to watch, if they were looked at.
+    pub(crate) folders: Option<HashMap<PathBuf, Inode>>,
     /// When to look again at the latest, because something has yet to settle.
     pub(crate) again: Option<Instant>,
 }
@@ -95,29 +105,65 @@ impl Tree {
         Self {
             roots,
             files: BTreeMap::new(),
+            unreadable: Vec::new(),
+            has_links: false,
         }
     }
 
-    /// Looks at everything below the roots and reads what changed.
+    /// Reads what changed: of the files that are known to have changed where that is all there is
+    /// to it, else of everything below the roots.
     pub(crate) fn scan(&mut self, hints: &Hints, now: Instant) -> Scan {
+        let mut scan = Scan::default();
+        let files = match self.touched_files(hints) {
+            Some(files) => files,
+            None => self.walk(now, &mut scan),
+        };
+        for (path, metadata) in files {
+            self.look_at(path, &metadata, hints, now, &mut scan);
+        }
+        scan.changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        scan.findings.clone_from(&self.unreadable);
+        let troubles = self.files.values().filter_map(|file| file.trouble.clone());
+        scan.findings.extend(troubles);
+        scan
+    }
+
+    /// The files to look at when nothing but known files changed, which is the common edit.
+    fn touched_files(&self, hints: &Hints) -> Option<BTreeMap<PathBuf, Metadata>> {
+        if hints.everywhere || self.has_links {
+            return None;
+        }
+        let mut files = BTreeMap::new();
+        for path in &hints.touched {
+            let metadata = path.symlink_metadata().ok();
+            let is_file = metadata.as_ref().is_some_and(Metadata::is_file);
+            match metadata {
+                Some(metadata) if is_file && self.files.contains_key(path) => {
+                    files.insert(path.clone(), metadata);
+                }
+                _ if is_scratch(path) => {}
+                Some(_) if is_file && !is_manifest(path) => {}
+                _ => return None,
+            }
+        }
+        for (path, file) in &self.files {
+            if file.losing.is_some() {
+                files.insert(path.clone(), fs::metadata(path).ok()?);
+            }
+        }
+        Some(files)
+    }
+
+    fn walk(&mut self, now: Instant, scan: &mut Scan) -> BTreeMap<PathBuf, Metadata> {
         let mut walk = Walk::default();
         for root in &self.roots {
             walk.root(root);
         }
-        let mut scan = Scan {
-            findings: walk.findings,
-            folders: walk.folders,
-            ..Scan::default()
-        };
-
-        self.notice_gone(&walk.files, &walk.unreadable, now, &mut scan);
-        for (path, metadata) in walk.files {
-            self.look_at(path, &metadata, hints, now, &mut scan);
-        }
-        scan.changes.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let troubles = self.files.values().filter_map(|file| file.trouble.clone());
-        scan.findings.extend(troubles);
-        scan
+        self.notice_gone(&walk.files, &walk.unreadable, now, scan);
+        self.unreadable = walk.findings;
+        self.has_links = walk.has_links;
+        scan.folders = Some(walk.folders);
+        walk.files
     }
 
     fn notice_gone(
@@ -133,7 +179,7 @@ impl Tree {
             if there.contains_key(path) || kept {
                 continue;
             }
-            if file.believes_loss(now, &mut scan.again) {
+            if file.believes_loss(None, LOSS, now, &mut scan.again) {
                 gone.push(path.clone());
             }
         }
@@ -176,7 +222,7 @@ impl Tree {
         };
         // Changed while it was read: what was read may be half of something.
         if fs::metadata(&path).ok().map(|after| Stamp::of(&after)) != Some(stamp) {
-            sooner(&mut scan.again, now + SETTLE / 2);
+            sooner(&mut scan.again, now + RETRY);
             if is_new {
                 self.files.remove(&path);
             }
@@ -195,7 +241,12 @@ impl Tree {
             Err(error) => not_utf8(&error),
         };
         let lost = parsed.faults.is_empty() && parsed.documents.len() < file.documents;
-        if lost && !file.believes_loss(now, &mut scan.again) {
+        let patience = if parsed.documents.is_empty() {
+            EMPTY
+        } else {
+            LOSS
+        };
+        if lost && !file.believes_loss(Some(stamp), patience, now, &mut scan.again) {
             return;
         }
         *file = File {
@@ -210,10 +261,21 @@ impl Tree {
 }
 
 impl File {
-    /// Whether a loss has lasted long enough; if not, when to look again.
-    fn believes_loss(&mut self, now: Instant, again: &mut Option<Instant>) -> bool {
-        let since = *self.losing.get_or_insert(now);
-        let believed_at = since + SETTLE;
+    /// Whether the same loss has lasted long enough; if not, when to look again.
+    fn believes_loss(
+        &mut self,
+        stamp: Option<Stamp>,
+        patience: Duration,
+        now: Instant,
+        again: &mut Option<Instant>,
+    ) -> bool {
+        let since = match self.losing {
+            Some((since, seen)) if seen == stamp => since,
+            // Written again meanwhile: another state, seen for the first time.
+            _ => now,
+        };
+        self.losing = Some((since, stamp));
+        let believed_at = since + patience;
         if now >= believed_at {
             return true;
         }
@@ -330,6 +392,7 @@ struct Walk {
     folders: HashMap<PathBuf, Inode>,
     unreadable: Vec<PathBuf>,
     findings: Vec<Finding>,
+    has_links: bool,
     /// Files and folders met, so that a second name for one does not yield everything twice.
     met: HashSet<Inode>,
 }
@@ -390,6 +453,7 @@ impl Walk {
             self.folder(&path, inode(&metadata));
         } else if metadata.is_file() && is_manifest(&path) {
             if path.is_symlink() {
+                self.has_links = true;
                 self.watch_target(&path);
             }
             self.file(path, metadata);
@@ -425,6 +489,13 @@ impl Walk {
 /// lead there.
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
+}
+
+/// What editors write beside a file before they rename it. Never Kubernetes' links, which begin with
+/// two dots.
+fn is_scratch(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| is_hidden(name) && !name.as_encoded_bytes().starts_with(b".."))
 }
 
 fn is_manifest(path: &Path) -> bool {

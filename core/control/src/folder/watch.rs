@@ -13,10 +13,13 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wayline_model::Finding;
 
-use super::scan::{Hints, Inode, SETTLE};
+use super::scan::{Hints, Inode};
 
 /// How often things are looked at without having been told.
 pub(crate) const POLL: Duration = Duration::from_secs(2);
+
+/// A file whose writer keeps it open counts as written when it was left alone this long.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// Linux tells when a writer closes a file; elsewhere a write counts as finished at once.
 const TELLS_CLOSE: bool = cfg!(target_os = "linux");
@@ -147,10 +150,10 @@ impl Watcher {
     pub(crate) fn batch(&mut self) -> Batch {
         self.drain();
         let now = Instant::now();
-        self.writing.retain(|_, last| now < *last + SETTLE);
-        self.everything = false;
+        self.writing.retain(|_, last| now < *last + QUIET);
         Batch {
             hints: Hints {
+                everywhere: std::mem::take(&mut self.everything),
                 touched: std::mem::take(&mut self.touched),
                 writing: self.writing.keys().cloned().collect(),
             },
@@ -158,7 +161,7 @@ impl Watcher {
                 .into_iter()
                 .chain(self.blind.clone())
                 .collect(),
-            again: self.writing.values().min().map(|last| *last + SETTLE),
+            again: self.writing.values().min().map(|last| *last + QUIET),
         }
     }
 
