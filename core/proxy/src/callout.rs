@@ -59,7 +59,10 @@ async fn call(
         .find(&plan.snapshot, &request.backend)
         .and_then(|id| worker.upstreams.cluster(&plan.snapshot, id))
         .ok_or_else(|| CalloutError::UnknownBackend(Arc::clone(&request.backend)))?;
-    let http2 = matches!(cluster.cluster().protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+    let http2 = matches!(
+        cluster.cluster().protocol,
+        AppProtocol::Http2 | AppProtocol::Grpc
+    );
     let (mut parts, body) = request.request.into_parts();
     let authority = parts
         .uri
@@ -71,19 +74,27 @@ async fn call(
     let bodiless = body.is_empty() && request.trailers.is_none();
     let sent = UpstreamRequest {
         method: parts.method,
-        path: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        path: parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or(PathAndQuery::from_static("/")),
         authority,
         headers: parts.headers,
-        body: (!bodiless).then(|| {
-            ClientBody::new(ClientSource::Made(Some(body), request.trailers))
-        }),
+        body: (!bodiless)
+            .then(|| ClientBody::new(ClientSource::Made(Some(body), request.trailers))),
         http2,
     };
     let mut attempts = Attempts::default();
-    let (response, body) =
-        send::send(worker, &cluster, sent, &RetryPolicy::default(), &mut attempts)
-            .await
-            .map_err(describe)?;
+    let (response, body) = send::send(
+        worker,
+        &cluster,
+        sent,
+        &RetryPolicy::default(),
+        &mut attempts,
+    )
+    .await
+    .map_err(describe)?;
     let (body, trailers) = collect(body, request.response_limit).await?;
     Ok((response.map(|()| body), trailers))
 }
@@ -120,10 +131,7 @@ fn index(snapshot: &Snapshot) -> HashMap<Arc<str>, ClusterId> {
         .collect()
 }
 
-async fn collect(
-    mut body: UpstreamBody,
-    limit: usize,
-) -> Result<(Bytes, HeaderMap), CalloutError> {
+async fn collect(mut body: UpstreamBody, limit: usize) -> Result<(Bytes, HeaderMap), CalloutError> {
     let mut bytes = BytesMut::new();
     let mut trailers = HeaderMap::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

@@ -105,7 +105,9 @@ impl ClientBody {
                 .map(|frame| frame.map_err(|_| BodyError::Filter)),
             ClientSource::Made(data, trailers) => match data.take() {
                 Some(data) => Some(Ok(Frame::data(data))),
-                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+                None => trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
             },
         };
         let frame = match frame {

@@ -182,7 +182,8 @@ fn finish(
         Ok(response) => Ok(response.map(|body| ResponseBody::Filtered(Box::new(body)))),
         Err(wayline_chain::BodyError::Interrupted(details)) => Err(cut(book, details)),
         Err(wayline_chain::BodyError::Source(_)) => {
-            book.flags.insert(ResponseFlag::UpstreamConnectionTermination);
+            book.flags
+                .insert(ResponseFlag::UpstreamConnectionTermination);
             Err(Cut)
         }
     }
