@@ -315,7 +315,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Write for Guard<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.gate.refusal().is_some() {
+            // hyper takes a head that was refused for an end of input and says goodbye, but whoever
+            // sent it is still to be told why.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

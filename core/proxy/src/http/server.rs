@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::Request;
@@ -31,6 +32,10 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 const MAX_PENDING_RESETS: usize = 50;
+
+/// How long, and for how many bytes, a refused client may go on before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_DISCARDED: usize = 256 * 1024;
 
 /// Serves HTTP on a stream, whichever version the client begins with. `first` was read already.
 pub(crate) async fn serve(ingress: Rc<Ingress>, mut io: Io, first: BytesMut) {
@@ -149,4 +154,18 @@ async fn refuse(ingress: &Rc<Ingress>, mut io: Io, error: HeadError) {
     // Whoever sent this may be gone; there is nobody else to tell.
     let _gone = io.write_all(answer.as_bytes()).await;
     let _gone = io.shutdown().await;
+    let _late = tokio::time::timeout(LINGER, discard(&mut io)).await;
+}
+
+/// Reads what is still under way and forgets it: closing with bytes unread makes the kernel reset the
+/// connection, and the last word would be lost with it.
+async fn discard(io: &mut Io) {
+    let mut left = MAX_DISCARDED;
+    let mut space = [0; 4096];
+    while left > 0 {
+        match io.read(&mut space).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => left = left.saturating_sub(read),
+        }
+    }
 }
