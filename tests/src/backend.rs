@@ -144,7 +144,7 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Recorded>>>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
+    connections: Arc<Mutex<Vec<Option<TcpStream>>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -215,7 +215,7 @@ impl Backend {
 
     /// Closes every connection, as a server does that finds them idle.
     pub fn hang_up(&self) {
-        for stream in self.connections.lock().unwrap().iter() {
+        for stream in self.connections.lock().unwrap().iter().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -230,7 +230,7 @@ impl Backend {
         let listener = bound.unwrap_or_else(|error| panic!("{ip}:{port}: {error}"));
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let connections: Arc<Mutex<Vec<Option<TcpStream>>>> = Arc::default();
         let (stopped, accepted) = (Arc::clone(&stop), Arc::clone(&connections));
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
@@ -240,11 +240,15 @@ impl Backend {
                 let _ = stream.set_nodelay(true);
                 let number = {
                     let mut all = accepted.lock().unwrap();
-                    all.push(stream.try_clone().unwrap());
+                    all.push(stream.try_clone().ok());
                     all.len() - 1
                 };
-                let serve = Arc::clone(&serve);
-                std::thread::spawn(move || serve(number, stream));
+                let (serve, open) = (Arc::clone(&serve), Arc::clone(&accepted));
+                std::thread::spawn(move || {
+                    serve(number, stream);
+                    // The last handle closes it.
+                    open.lock().unwrap()[number] = None;
+                });
             }
         });
         Self {

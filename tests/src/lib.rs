@@ -6,8 +6,8 @@
 //! at what a user can see. Its own HBONE client is made of the product's crates, because thousands of
 //! requests need a fast one; whatever depends on the wire being right is also told by curl and Envoy.
 //!
-//! Every mesh has a loopback network of its own, `127.x.y.0/24`, so that pods have addresses, every
-//! port can be the real one (15008, 15021 …) and tests run side by side. That needs Linux, where all
+//! Every mesh has a loopback network of its own, `127.x.y.0/24`, so that pods have addresses (with
+//! ztunnel's port 15008 on each of them), ports need not be searched for, and tests run side by side. That needs Linux, where all
 //! of 127.0.0.0/8 is the machine itself.
 
 #![allow(

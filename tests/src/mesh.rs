@@ -16,6 +16,19 @@ use crate::{Request, Response, eventually, manifests, tools};
 /// The host of a mesh's network on which `wayline run` listens.
 pub const PROXY: u8 = 1;
 
+/// The ports of `wayline run`: not the usual ones, which somebody may have open on every address of
+/// this machine.
+pub mod port {
+    /// HBONE.
+    pub const HBONE: u16 = 25_008;
+    /// The admin interface.
+    pub const ADMIN: u16 = 25_000;
+    /// Readiness.
+    pub const STATUS: u16 = 25_021;
+    /// Metrics.
+    pub const METRICS: u16 = 25_020;
+}
+
 /// The host from which callers of this harness come, unless they say otherwise.
 pub const CALLER: u8 = 250;
 
@@ -181,10 +194,10 @@ impl Mesh {
         let mut command = Command::new(tools::wayline());
         command.arg("run").arg("-f").arg(self.folder());
         for (flag, port) in [
-            ("--hbone", 15_008),
-            ("--admin", 15_000),
-            ("--status", 15_021),
-            ("--metrics", 15_020),
+            ("--hbone", port::HBONE),
+            ("--admin", port::ADMIN),
+            ("--status", port::STATUS),
+            ("--metrics", port::METRICS),
         ] {
             command.args([flag, &SocketAddr::new(self.ip(PROXY), port).to_string()]);
         }
@@ -233,7 +246,7 @@ impl Mesh {
     /// Where waypoints of this mesh take HBONE.
     #[must_use]
     pub fn hbone(&self) -> SocketAddr {
-        SocketAddr::new(self.ip(PROXY), 15_008)
+        SocketAddr::new(self.ip(PROXY), port::HBONE)
     }
 }
 
@@ -268,7 +281,7 @@ impl Wayline {
     /// What `/healthz/ready` answers; `None` when nothing does.
     #[must_use]
     pub fn readiness(&self) -> Option<Response> {
-        let address = self.address(15_021);
+        let address = self.address(port::STATUS);
         std::net::TcpStream::connect(address).ok()?;
         Some(Request::get("/healthz/ready").send(address))
     }
@@ -276,7 +289,7 @@ impl Wayline {
     /// Asks the admin port.
     #[must_use]
     pub fn admin(&self, method: &str, target: &str) -> Response {
-        let admin = self.address(15_000);
+        let admin = self.address(port::ADMIN);
         Request::new(method, target)
             .host(&admin.to_string())
             .send(admin)
@@ -298,7 +311,7 @@ impl Wayline {
     pub fn metrics(&self) -> Metrics {
         Metrics::parse(
             &Request::get("/stats/prometheus")
-                .send(self.address(15_020))
+                .send(self.address(port::METRICS))
                 .text(),
         )
     }

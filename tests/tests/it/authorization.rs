@@ -393,7 +393,7 @@ fn opaque_ports_are_judged_by_what_is_known_of_them() {
             "default",
             name,
             &format!("10.96.0.{host}"),
-            &[("tcp", 80, 8080)],
+            &[("tcp", 80, 28080)],
         ));
         documents.push(manifests::Pod::new(name, mesh.ip(host)).yaml());
         let action = if name == "l7deny" { "DENY" } else { "ALLOW" };

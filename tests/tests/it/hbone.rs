@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, Pod};
+use wayline_tests::mesh::port;
 use wayline_tests::tunnel::{Refused, knock};
 use wayline_tests::{Caller, Request, curl, eventually, h2peer};
 
@@ -172,8 +173,8 @@ fn what_is_not_served_is_refused_with_ztunnels_codes() {
     );
     let backend = scene::backend(&mesh, "echo", ECHO);
     let wayline = mesh.start();
-    let admin = format!("{}:15000", mesh.ip(wayline_tests::mesh::PROXY));
-    let status = format!("{}:15021", mesh.ip(wayline_tests::mesh::PROXY));
+    let admin = wayline.address(port::ADMIN).to_string();
+    let status = wayline.address(port::STATUS).to_string();
     let pod = format!("{}:{PORT}", mesh.ip(ECHO));
     for (authority, code) in [
         // Known, and not behind this waypoint.
