@@ -105,11 +105,15 @@ impl Demo {
 
     /// Reads on until a line contains that.
     fn line_with(&mut self, mark: &str) -> String {
-        self.lines
+        let found = self
+            .lines
             .by_ref()
             .map(Result::unwrap)
-            .find(|line| line.contains(mark))
-            .unwrap_or_else(|| panic!("the demo ended without `{mark}`"))
+            .find(|line| line.contains(mark));
+        found.unwrap_or_else(|| {
+            let status = self.child.wait();
+            panic!("the demo ended ({status:?}) without `{mark}`")
+        })
     }
 }
 

@@ -20,6 +20,9 @@ const SHOWN_LABELS: [&str; 5] = [
     "response_code",
 ];
 
+/// How the access log begins to name the rule of a DENY policy.
+const DENIED_BY_RULE: &str = "rbac_access_denied_matched_policy[ns[";
+
 /// Where the demo writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Report {
@@ -286,7 +289,7 @@ pub(crate) fn samples(metrics: &str, log: &str) -> Samples {
     let line_with = |mark: &str| log.lines().find(|line| line.contains(mark));
     Samples {
         metrics: requests.into_iter().flatten().collect(),
-        log: [line_with("/reviews/0 HTTP"), line_with(" 403 ")]
+        log: [line_with("/reviews/0 HTTP"), line_with(DENIED_BY_RULE)]
             .into_iter()
             .flatten()
             .map(ToOwned::to_owned)
@@ -352,7 +355,7 @@ istio_requests_total{destination_service_name=\"ratings\",response_code=\"200\"}
 istio_requests_total{destination_service_name=\"reviews-v1\",destination_version=\"v1\",reporter=\"waypoint\",response_code=\"200\",source_principal=\"spiffe://x\"} 1800
 istio_requests_total{destination_service_name=\"reviews\",response_code=\"403\",source_principal=\"ns/default/sa/intruder\"} 2
 ";
-        let log = "[t] \"GET /reviews/0 HTTP/1.1\" 200\n[t] \"GET /x HTTP/1.1\" 403 - x\n";
+        let log = "[t] \"GET /reviews/0 HTTP/1.1\" 200\n[t] \"GET /x HTTP/1.1\" 403 - rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]]\n";
         let samples = samples(metrics, log);
         assert_eq!(
             samples.metrics,
