@@ -210,7 +210,7 @@ impl Reader<'_> {
             .settings
             .get("enable64bitTraceId")
             .is_some_and(|short| short.as_bool() == Some(true));
-        let path = self.path(self.settings.get("path"), ZIPKIN_PATH);
+        let path = Self::path(self.settings.get("path"), ZIPKIN_PATH);
         let timeout_ms = self.timeout("", self.settings.get("timeout"));
         let headers = self.headers("headers", self.settings.get("headers"));
         Some(TracingProvider {
@@ -245,7 +245,7 @@ impl Reader<'_> {
         if let Some(http) = self.settings.get("http") {
             return Some(TracingProvider {
                 protocol: TracingProtocol::OtlpHttp {
-                    path: self.path(http.get("path"), "/v1/traces"),
+                    path: Self::path(http.get("path"), "/v1/traces"),
                 },
                 timeout_ms: self.timeout(".http", http.get("timeout")),
                 headers: self.headers("http.headers", http.get("headers")),
@@ -311,7 +311,7 @@ impl Reader<'_> {
         })
     }
 
-    fn path(&mut self, path: Option<&Value>, default: &str) -> Arc<str> {
+    fn path(path: Option<&Value>, default: &str) -> Arc<str> {
         match path.and_then(Value::as_str) {
             None | Some("") => default.into(),
             Some(path) if path.starts_with('/') => path.into(),

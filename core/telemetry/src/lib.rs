@@ -17,6 +17,7 @@ pub mod access_log;
 pub mod flags;
 pub mod metrics;
 pub mod throttle;
+pub mod trace;
 
 pub use access_log::{
     AccessLog, AccessLogFiles, AccessLogFormat, AccessLogWriter, Record, WriterSettings,
