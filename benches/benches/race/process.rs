@@ -43,19 +43,32 @@ impl Process {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Whether it has ended by itself, and how.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        self.child
+            .try_wait()
+            .ok()
+            .flatten()
+            .map(|status| status.to_string())
+    }
+
     /// Waits until `ready` says so; an error says what it was waiting for.
     pub(crate) fn wait_until(&mut self, mut ready: impl FnMut() -> bool) -> Result<(), String> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !ready() {
-            if let Ok(Some(status)) = self.child.try_wait() {
+        loop {
+            let is_ready = ready();
+            // Looked at second: whoever answers in the place of one that has ended is not it.
+            if let Some(status) = self.ended() {
                 return Err(format!("ended before it was ready, {status}"));
+            }
+            if is_ready {
+                return Ok(());
             }
             if Instant::now() > deadline {
                 return Err(format!("was not ready within {START_TIMEOUT:?}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
     }
 }
 

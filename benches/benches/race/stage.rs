@@ -72,7 +72,7 @@ impl Stage {
     ) -> Result<Measurement, Error> {
         let dir = self.dir.path().join("contestant");
         std::fs::create_dir_all(&dir).map_err(at("create", &dir))?;
-        let running = contestant.start(scene, self.core, &dir, &self.places)?;
+        let mut running = contestant.start(scene, self.core, &dir, &self.places)?;
         let job = Job {
             pid: running.process.pid(),
             cores: vec![options.core, options.load_core],
@@ -84,20 +84,25 @@ impl Stage {
             warmup: options.warmup,
             seconds: options.seconds,
         };
-        let outcome = self.load.run(&job);
-        let failed = |reason: Error| failure(scene, contestant, &running, &reason);
-        let measurement = outcome.map_err(failed)?;
+        let measurement = self
+            .load
+            .run(&job)
+            .map_err(|reason| failure(scene, contestant, &mut running, &reason))?;
         drop(running);
         std::fs::remove_dir_all(&dir).map_err(at("remove", &dir))?;
         Ok(measurement)
     }
 }
 
-fn failure(scene: Scene, contestant: Contestant, running: &Running, reason: &Error) -> Error {
+fn failure(scene: Scene, contestant: Contestant, running: &mut Running, reason: &Error) -> Error {
+    let ended = running.process.ended();
     Error::Contestant {
         contestant: contestant.name(),
         scene: scene.name(),
-        reason: reason.to_string(),
+        reason: ended.map_or_else(
+            || reason.to_string(),
+            |status| format!("{reason} (the contestant has ended, {status})"),
+        ),
         log: running.process.log(),
     }
 }

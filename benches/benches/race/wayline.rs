@@ -100,9 +100,7 @@ fn manifests(scene: Scene, address: SocketAddr, places: &Places) -> Vec<Value> {
                 "labels": { "kubernetes.io/service-name": "echo" },
             },
             "addressType": "IPv4",
-            "endpoints": [
-                { "addresses": [endpoint.ip().to_string()], "conditions": { "ready": true } },
-            ],
+            "endpoints": [slice_endpoint(scene, endpoint)],
             "ports": [{ "name": "http", "port": endpoint.port(), "protocol": "TCP" }],
         }),
         json!({
@@ -173,6 +171,17 @@ fn gateway(name: &str, class: &str, listener: &Value) -> Value {
         "metadata": { "name": name, "namespace": "bench" },
         "spec": { "gatewayClassName": class, "listeners": [listener] },
     })
+}
+
+fn slice_endpoint(scene: Scene, endpoint: SocketAddr) -> Value {
+    let mut value = json!({
+        "addresses": [endpoint.ip().to_string()],
+        "conditions": { "ready": true },
+    });
+    if scene.hbone_out() {
+        value["targetRef"] = json!({ "kind": "Pod", "name": "echo", "namespace": "bench" });
+    }
+    value
 }
 
 /// The backend's pod; the annotation says that HBONE reaches it.

@@ -37,10 +37,7 @@ pub(crate) async fn serve(
         .handshake::<_, Bytes>(accepted.io)
         .await?;
     while let Some(stream) = connection.accept().await {
-        // A client that is done may cut the connection.
-        let Ok((request, mut respond)) = stream else {
-            return Ok(());
-        };
+        let (request, mut respond) = stream?;
         let mut response = Response::new(());
         if request.method() != Method::CONNECT {
             *response.status_mut() = StatusCode::BAD_REQUEST;
