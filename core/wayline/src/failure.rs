@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use wayline_control::SourceError;
+use wayline_proxy::StartError;
 use wayline_tls::{CredentialError, DevCaError};
 
 /// Why a command failed.
@@ -36,7 +37,7 @@ impl Failure {
     }
 
     /// From a message whose last part, after a semicolon, is the remedy.
-    pub(crate) fn split(message: &str) -> Self {
+    fn split(message: &str) -> Self {
         match message.rsplit_once("; ") {
             Some((reason, remedy)) => Self::new(reason).remedy(remedy),
             None => Self::new(message),
@@ -72,6 +73,20 @@ impl From<SourceError> for Failure {
             SourceError::Nothing => "name files or folders with -f PATH",
             SourceError::Path { .. } => "name an existing file or folder with -f PATH",
             SourceError::Thread(_) => "raise the limit of processes (ulimit -u)",
+        };
+        Self::new(error).remedy(remedy)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let remedy = match &error {
+            StartError::NoListener(_) => {
+                "stop what uses the ports, or choose others with --hbone, --admin, --status and --metrics"
+            }
+            StartError::Thread(_) => {
+                "start fewer --workers, or raise the limit of processes (ulimit -u)"
+            }
         };
         Self::new(error).remedy(remedy)
     }

@@ -105,8 +105,8 @@ fn refused_tunnel(identity: &Identity, target: &Target, error: &OpenError) -> Fa
             "check the name, the port and the label istio.io/use-waypoint",
         ),
         503 => (
-            "nothing is there to take the connection",
-            "look at the endpoints of the service and the waypoint's log",
+            "the waypoint serves no such target, or nothing there takes the connection",
+            "check the name, the port, the label istio.io/use-waypoint and the endpoints; the waypoint's log says which",
         ),
         _ => ("the waypoint refused", "look at the waypoint's log"),
     };

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use wayline_control::Publication;
 use wayline_model::{Finding, Severity, Snapshot};
 
 use super::report::Report;
-use super::stage::Ports;
 use super::tour::{self, Cast, REVIEWS};
 use super::verdict::{self, Seen, Share};
 use super::workload::Conversation;
@@ -30,7 +30,7 @@ const REPORT: Duration = Duration::from_secs(60);
 /// Sends and tells until something fails that has nothing to do with what is served.
 pub(crate) async fn go_on(
     report: Report,
-    ports: &Ports,
+    ingress: SocketAddr,
     cast: &Cast,
     publication: &Publication,
 ) -> Result<Infallible, Failure> {
@@ -61,7 +61,7 @@ pub(crate) async fn go_on(
             _ = rarely.tick() => {
                 let got = cast.intruder.ask(Method::GET, REVIEWS).await;
                 state.take_intruder(got.map(|reply| reply.status.as_u16()).ok())?;
-                browse(ports).await;
+                browse(ingress).await;
             }
             _ = tick.tick() => report.ticker(&state.line())?,
             _ = lines.tick() => if !report.is_terminal { report.news(&state.line())? },
@@ -84,8 +84,8 @@ fn every(period: Duration) -> time::Interval {
 }
 
 /// One page through the ingress Gateway; how it went shows in metrics and log.
-async fn browse(ports: &Ports) {
-    if let Ok(mut open) = Conversation::outside(ports.ingress).await {
+async fn browse(ingress: SocketAddr) {
+    if let Ok(mut open) = Conversation::outside(ingress).await {
         let _ = open.get("/productpage").await;
     }
 }

@@ -13,9 +13,11 @@ mod tour;
 mod verdict;
 mod workload;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wayline_proxy::Listeners;
 use wayline_tls::DevCa;
 
 use crate::cli::{DemoArgs, RunArgs, Span};
@@ -52,26 +54,28 @@ async fn play(once: bool, mut signals: Signals, levels: LogLevels) -> Result<u8,
     let mut serving = Serving::start(&run_args(&stage), levels)?;
     let upkeep = serving.upkeep();
 
+    let ports = Ports::of(serving.listeners())?;
     let ca = Arc::new(DevCa::open_or_create(&stage.dev_ca())?);
-    let join = |account| Workload::new(account, &ca, stage.ports.hbone);
+    let join = |account| Workload::new(account, &ca, ports.hbone);
     let cast = Cast {
         productpage: join("bookinfo-productpage"),
         reviews: join("bookinfo-reviews"),
         intruder: join("intruder"),
     };
     backends::serve(places, &cast.productpage, &cast.reviews)?;
-    report.running(&stage, &shown)?;
+    report.running(&stage, &ports, &shown)?;
 
     let show = async {
-        let shown = tokio::time::timeout(PATIENCE, tour(report, &stage, &cast, &serving)).await;
+        let shown =
+            tokio::time::timeout(PATIENCE, tour(report, &stage, &ports, &cast, &serving)).await;
         let complaints = shown.map_err(|_| too_slow())??;
         if once {
             report.verdict(&complaints)?;
             return Ok(if complaints.is_empty() { OK } else { FAILED });
         }
-        report.next_steps(&stage)?;
+        report.next_steps(&stage, &ports)?;
         report.verdict(&complaints)?;
-        let never = live::go_on(report, &stage.ports, &cast, serving.publication()).await?;
+        let never = live::go_on(report, stage.ingress, &cast, serving.publication()).await?;
         match never {}
     };
     let outcome: Result<u8, Failure> = tokio::select! {
@@ -89,14 +93,45 @@ async fn play(once: bool, mut signals: Signals, levels: LogLevels) -> Result<u8,
     outcome
 }
 
+/// Where everything listens but the ingress Gateway, whose port stands in its manifest.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    hbone: SocketAddr,
+    admin: SocketAddr,
+    status: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Ports {
+    fn of(listeners: &Listeners) -> Result<Self, Failure> {
+        const REMEDY: &str = "try again; somebody else may have taken the port";
+        for listener in listeners.all() {
+            listener
+                .bound
+                .map_err(|reason| Failure::new(reason).remedy(REMEDY))?;
+        }
+        let bound = |name| {
+            let address = listeners.bound(name);
+            address.ok_or_else(|| Failure::new(format!("nothing listens for {name}")))
+        };
+        Ok(Self {
+            hbone: bound("hbone")?,
+            admin: bound("admin")?,
+            status: bound("status")?,
+            metrics: bound("metrics")?,
+        })
+    }
+}
+
 /// Shows everything once, and says what was not as configured.
 async fn tour(
     report: Report,
     stage: &Stage,
+    ports: &Ports,
     cast: &Cast,
     serving: &Serving,
 ) -> Result<Vec<String>, Failure> {
-    let mut answers = tour::at_ingress(stage.ports.ingress).await;
+    let mut answers = tour::at_ingress(stage.ingress).await;
     report.ingress(&answers)?;
 
     let configured = verdict::configured(&serving.publication().snapshots.borrow());
@@ -108,27 +143,27 @@ async fn tour(
     report.policies(&in_mesh)?;
     answers.extend(in_mesh);
 
-    let metrics = Conversation::outside(stage.ports.metrics)
+    let metrics = Conversation::outside(ports.metrics)
         .await?
         .get("/stats/prometheus")
         .await?;
     let log = std::fs::read_to_string(log).unwrap_or_default();
-    report.telemetry(stage, &report::samples(&metrics.text(), &log))?;
+    report.telemetry(stage, ports, &report::samples(&metrics.text(), &log))?;
     Ok(verdict::complaints(&configured, &seen, &answers))
 }
 
 /// The flags with which `wayline run` would serve the stage.
 fn run_args(stage: &Stage) -> RunArgs {
-    let ports = &stage.ports;
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     RunArgs {
         files: vec![stage.manifests()],
         gateways: Vec::new(),
         dev_ca: Some(stage.dev_ca()),
         identity_dir: None,
-        hbone: ports.hbone,
-        admin: ports.admin,
-        status: ports.status,
-        metrics: ports.metrics,
+        hbone: anywhere,
+        admin: anywhere,
+        status: anywhere,
+        metrics: anywhere,
         workers: None,
         drain_timeout: Span::from(DRAIN),
         log: None,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Ports;
 use super::stage::{Place, Stage};
 use super::verdict::{Answer, Seen, Share};
 use crate::failure::Failure;
@@ -54,15 +55,19 @@ impl Report {
     }
 
     /// What runs, and where.
-    pub(crate) fn running(self, stage: &Stage, backends: &[Backend]) -> Result<(), Failure> {
-        let ports = &stage.ports;
+    pub(crate) fn running(
+        self,
+        stage: &Stage,
+        ports: &Ports,
+        backends: &[Backend],
+    ) -> Result<(), Failure> {
         let mut text = self.bold("Bookinfo behind a waypoint and an ingress Gateway");
         let mut row = |name: &str, value: String| {
             let _ = write!(text, "\n  {name:<18}{value}");
         };
         row(
             "bookinfo-gateway",
-            format!("http://{}/productpage", ports.ingress),
+            format!("http://{}/productpage", stage.ingress),
         );
         row(
             "waypoint",
@@ -138,8 +143,12 @@ impl Report {
     }
 
     /// Where metrics and logs are.
-    pub(crate) fn telemetry(self, stage: &Stage, samples: &Samples) -> Result<(), Failure> {
-        let ports = &stage.ports;
+    pub(crate) fn telemetry(
+        self,
+        stage: &Stage,
+        ports: &Ports,
+        samples: &Samples,
+    ) -> Result<(), Failure> {
         let mut text = self.bold("Telemetry");
         let _ = write!(
             text,
@@ -168,12 +177,12 @@ impl Report {
     }
 
     /// What a curious person does next.
-    pub(crate) fn next_steps(self, stage: &Stage) -> Result<(), Failure> {
+    pub(crate) fn next_steps(self, stage: &Stage, ports: &Ports) -> Result<(), Failure> {
         let curl = format!(
             "{} curl --dev-ca {} --via {}",
             shell(&own_path()),
             shell(&stage.dev_ca()),
-            stage.ports.hbone
+            ports.hbone
         );
         let folder = stage.manifests();
         let mut text = self.bold("Try next");
@@ -186,7 +195,7 @@ impl Report {
              \x20 Edit and save; what changes shows below, and no request is lost:\n\
              \x20   {}     weights, headers, paths\n\
              \x20   {}   let default/intruder in\n\n",
-            stage.ports.ingress,
+            stage.ingress,
             folder.join("routes.yaml").display(),
             folder.join("policies.yaml").display(),
         );

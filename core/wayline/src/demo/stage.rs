@@ -2,6 +2,7 @@
 //! written there.
 
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -41,21 +42,6 @@ const BACKENDS: [(&str, u16); 6] = [
     ("reviews-v3", 18093),
 ];
 
-/// Where everything listens, all on 127.0.0.1.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ports {
-    /// The waypoint.
-    pub(crate) hbone: SocketAddr,
-    /// The listener of the ingress Gateway.
-    pub(crate) ingress: SocketAddr,
-    /// The admin interface.
-    pub(crate) admin: SocketAddr,
-    /// Readiness.
-    pub(crate) status: SocketAddr,
-    /// Metrics.
-    pub(crate) metrics: SocketAddr,
-}
-
 /// One backend with the socket it will serve.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -71,8 +57,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Stage {
     dir: TempDir,
-    /// Where everything listens.
-    pub(crate) ports: Ports,
+    /// Where the ingress Gateway listens.
+    pub(crate) ingress: SocketAddr,
 }
 
 impl Stage {
@@ -86,14 +72,14 @@ impl Stage {
                     .remedy("point TMPDIR at a folder that can be written")
             })?;
         let backends = backends().map_err(no_port)?;
-        let ports = Ports::free().map_err(no_port)?;
-        let stage = Self { dir, ports };
+        let ingress = free_port().map_err(no_port)?;
+        let stage = Self { dir, ingress };
         let written: Vec<(u16, u16)> = BACKENDS
             .iter()
             .zip(&backends)
             .map(|((_, written), place)| (*written, place.address.port()))
             .collect();
-        let edits = edits(&written, ports.ingress, &stage.access_log());
+        let edits = edits(&written, ingress, &stage.access_log());
         stage.write(&edits).map_err(|error| {
             Failure::new(format!(
                 "cannot write manifests to {}: {error}",
@@ -130,22 +116,6 @@ impl Stage {
             fs::write(folder.join(name), text)?;
         }
         Ok(())
-    }
-}
-
-impl Ports {
-    /// Five ports that nobody listens on. All are held while they are looked for, so that they differ;
-    /// should somebody take one before we open it, its listener says so.
-    fn free() -> io::Result<Self> {
-        let held: [TcpListener; 5] = [bind()?, bind()?, bind()?, bind()?, bind()?];
-        let [hbone, ingress, admin, status, metrics] = held;
-        Ok(Self {
-            hbone: hbone.local_addr()?,
-            ingress: ingress.local_addr()?,
-            admin: admin.local_addr()?,
-            status: status.local_addr()?,
-            metrics: metrics.local_addr()?,
-        })
     }
 }
 
@@ -214,6 +184,25 @@ fn backends() -> io::Result<Vec<Place>> {
     Ok(places)
 }
 
+/// A port for the Gateway's listener, which must be written down before it is opened. It comes from
+/// below those that systems hand out by themselves, so that nobody gets it by chance in between.
+fn free_port() -> io::Result<SocketAddr> {
+    const RANGE: std::ops::Range<u16> = 20_000..32_000;
+    const TRIES: u64 = 100;
+    let random = RandomState::new();
+    let mut outcome = Err(io::ErrorKind::AddrInUse.into());
+    for attempt in 0..TRIES {
+        let step = random.hash_one(attempt) % u64::from(RANGE.end - RANGE.start);
+        let port = RANGE.start + step as u16;
+        outcome = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .and_then(|listener| listener.local_addr());
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
 fn bind() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
@@ -257,7 +246,7 @@ mod tests {
         let (stage, places) = Stage::set().unwrap();
         let folder = stage.manifests();
         let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
-        assert!(read("gateway.yaml").contains(&format!("port: {}\n", stage.ports.ingress.port())));
+        assert!(read("gateway.yaml").contains(&format!("port: {}\n", stage.ingress.port())));
         for place in &places {
             let port = format!("containerPort: {}\n", place.address.port());
             assert!(read("workloads.yaml").contains(&port), "{port}");

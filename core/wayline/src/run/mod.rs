@@ -15,7 +15,7 @@ use wayline_control::{FolderSource, IdentityFolder, Publication};
 use wayline_model::Snapshot;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
-use wayline_proxy::{Inputs, Running, Settings};
+use wayline_proxy::{Inputs, Listeners, Running, Settings};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_tls::{CertificateStore, DevCa};
 
@@ -113,6 +113,11 @@ impl Serving {
         self.source.publication()
     }
 
+    /// The state of the listeners.
+    pub(crate) fn listeners(&self) -> &Listeners {
+        self.running.listeners()
+    }
+
     /// Resolves when somebody asked for the end at the admin port.
     pub(crate) fn quit_requested(&self) -> impl Future<Output = ()> + Send + use<> {
         self.running.quit_requested()
@@ -172,7 +177,7 @@ fn start(
         hub: Arc::new(hub),
         log_levels: Some(Arc::new(levels)),
     };
-    wayline_proxy::start(&settings, inputs).map_err(|error| Failure::split(&error.to_string()))
+    wayline_proxy::start(&settings, inputs).map_err(Failure::from)
 }
 
 /// Lets what runs finish; a second signal ends it at once.
