@@ -247,3 +247,51 @@ fn blind(path: Option<&Path>, error: &notify::Error) -> Finding {
     ))
     .remedy("raise fs.inotify.max_user_watches and fs.inotify.max_user_instances")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, DataChange, Flag};
+
+    fn event(kind: EventKind, path: &Path) -> Wake {
+        Wake::Event(Ok(Event::new(kind).add_path(path.to_owned())))
+    }
+
+    const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+    #[test]
+    fn dropped_notices_mean_everything_is_read_again() {
+        let (mut watcher, wake) = Watcher::new();
+        watcher.batch();
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        wake.send(Wake::Event(Ok(overflow))).unwrap();
+        assert!(watcher.wait(Instant::now() + POLL));
+        let batch = watcher.batch();
+        assert!(batch.hints.everywhere);
+        assert_eq!(batch.findings.len(), 1);
+        assert!(watcher.batch().findings.is_empty(), "told once");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_under_way_is_left_alone_until_it_is_closed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (mut watcher, wake) = Watcher::new();
+        watcher.batch();
+        let created = EventKind::Create(CreateKind::File);
+        for kind in [created, WRITTEN] {
+            wake.send(event(kind, file.path())).unwrap();
+        }
+        let batch = watcher.batch();
+        assert!(batch.hints.writing.contains(file.path()));
+        assert!(batch.again.is_some(), "its writer may never close it");
+
+        wake.send(event(WRITTEN, file.path())).unwrap();
+        wake.send(event(CLOSED, file.path())).unwrap();
+        assert!(watcher.wait(Instant::now() + POLL));
+        let batch = watcher.batch();
+        assert!(batch.hints.touched.contains(file.path()));
+        assert!(batch.hints.writing.is_empty());
+    }
+}
