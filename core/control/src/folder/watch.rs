@@ -151,10 +151,14 @@ impl Watcher {
         self.drain();
         let now = Instant::now();
         self.writing.retain(|_, last| now < *last + QUIET);
+        let touched = std::mem::take(&mut self.touched);
+        // Left alone this time, so still to be looked at.
+        let under_way = |path: &&PathBuf| self.writing.contains_key(*path);
+        self.touched = touched.iter().filter(under_way).cloned().collect();
         Batch {
             hints: Hints {
                 everywhere: std::mem::take(&mut self.everything),
-                touched: std::mem::take(&mut self.touched),
+                touched,
                 writing: self.writing.keys().cloned().collect(),
             },
             findings: std::mem::take(&mut self.findings)
@@ -286,6 +290,7 @@ mod tests {
         let batch = watcher.batch();
         assert!(batch.hints.writing.contains(file.path()));
         assert!(batch.again.is_some(), "its writer may never close it");
+        assert!(watcher.batch().hints.touched.contains(file.path()));
 
         wake.send(event(WRITTEN, file.path())).unwrap();
         wake.send(event(CLOSED, file.path())).unwrap();
