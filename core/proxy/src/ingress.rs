@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use wayline_chain::Connection;
 use wayline_hbone::TunnelAuthority;
 use wayline_model::Snapshot;
@@ -11,6 +12,7 @@ use wayline_model::snapshot::Target;
 use wayline_telemetry::{PeerId, Reporter, SecurityPolicy};
 
 use crate::http::guard::Gate;
+use crate::http::headers;
 use crate::listener::EntranceKey;
 use crate::plan::{Bound, Place, Plan};
 use crate::worker::Worker;
@@ -23,6 +25,8 @@ pub(crate) struct Ingress {
     pub(crate) connection: Rc<Connection>,
     /// The peer's label set.
     pub(crate) peer: PeerId,
+    /// The peer's address, as backends of a gateway are told it.
+    pub(crate) forwarded_for: HeaderValue,
     /// Lets one HTTP/1 message pass at a time.
     pub(crate) gate: Rc<Gate>,
     origin: Origin,
@@ -63,6 +67,7 @@ impl Ingress {
     ) -> Rc<Self> {
         Rc::new(Self {
             worker,
+            forwarded_for: headers::forwarded_for(connection.source.ip()),
             connection,
             peer,
             gate: Rc::default(),

@@ -69,10 +69,35 @@ impl AsyncWrite for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tcp(stream) => {
+                // Copying a small message is cheaper than having the kernel look at its pieces.
+                let mut small = [0; SMALL_MESSAGE];
+                match gather(slices, &mut small) {
+                    Some(message) => Pin::new(stream).poll_write(cx, message),
+                    None => Pin::new(stream).poll_write_vectored(cx, slices),
+                }
+            }
             Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
+}
+
+/// Up to this many bytes are gathered into one piece before they are written.
+const SMALL_MESSAGE: usize = 1024;
+
+/// One piece in the place of several, where they fit.
+fn gather<'b>(slices: &'b [IoSlice<'_>], space: &'b mut [u8; SMALL_MESSAGE]) -> Option<&'b [u8]> {
+    if let [only] = slices {
+        return Some(only);
+    }
+    let mut length = 0;
+    for slice in slices {
+        space
+            .get_mut(length..length + slice.len())?
+            .copy_from_slice(slice);
+        length += slice.len();
+    }
+    Some(&space[..length])
 }
 
 /// A stream of which the first bytes were read already, to find out what is spoken on it.

@@ -43,7 +43,8 @@ pub(crate) async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<ExchangeBody>, Cut> {
     let (plan, bound) = ingress.in_force();
-    let mut book = Book::open(&ingress, Rc::clone(&plan), bound.clone());
+    // Boxed: it travels from here into the response body, through the codec, to its end.
+    let mut book = Box::new(Book::open(&ingress, Rc::clone(&plan), bound.clone()));
     let answer = match bound {
         Some(bound) => serve(&ingress, &plan, &bound, request, &mut book).await?,
         None => local(&mut book, reply::not_served()),
@@ -86,7 +87,7 @@ async fn serve(
     }
     headers::prepare_request(
         &mut request.headers,
-        &ingress.connection,
+        &ingress.forwarded_for,
         role,
         &ingress.worker.random,
     );
@@ -383,7 +384,6 @@ async fn send(
         return Err(fail(book, reply::no_route()));
     };
     book.request_body = request.body.clone();
-    let before = book.elapsed();
     let outcome = upstream::send::send(
         &ingress.worker,
         &cluster,
@@ -396,7 +396,7 @@ async fn send(
         Ok(response) => response,
         Err(error) => return Err(fail(book, reply::upstream(&error))),
     };
-    let took = book.elapsed() - before;
+    let took = book.elapsed();
     if let Some(page) = &mut book.log {
         page.service_time = Some(took);
     }
@@ -455,7 +455,7 @@ pub(crate) enum ResponseBody {
 /// A response body that closes the book when it ends.
 pub(crate) struct ExchangeBody {
     body: ResponseBody,
-    book: Book,
+    book: Box<Book>,
 }
 
 impl Body for ExchangeBody {

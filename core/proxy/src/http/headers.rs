@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
-use wayline_chain::Connection;
 use wayline_model::snapshot::ProxyRole;
 
 use crate::random::Random;
@@ -26,7 +25,7 @@ pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-or
 /// Makes a request's headers what filters and backends may rely on.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
-    connection: &Connection,
+    source: &HeaderValue,
     role: ProxyRole,
     random: &Random,
 ) {
@@ -37,18 +36,18 @@ pub(crate) fn prepare_request(
     headers.remove(&CLIENT_CERT);
     match role {
         ProxyRole::Gateway => {
-            append_forwarded_for(headers, connection);
+            append_forwarded_for(headers, source);
             headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
         ProxyRole::Waypoint => {
-            if !headers.contains_key(&FORWARDED_PROTO) {
-                headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-            }
+            headers
+                .entry(FORWARDED_PROTO)
+                .or_insert(HeaderValue::from_static("http"));
         }
     }
-    if !headers.contains_key(&REQUEST_ID) {
-        headers.insert(REQUEST_ID, request_id(random));
-    }
+    headers
+        .entry(REQUEST_ID)
+        .or_insert_with(|| request_id(random));
 }
 
 /// Drops what belonged to the upstream's connection.
@@ -60,18 +59,25 @@ pub(crate) fn prepare_response(headers: &mut HeaderMap) {
     headers.remove(&PROXY_CONNECTION);
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, connection: &Connection) {
-    let source = connection.source.ip().to_canonical().to_string();
-    let mut chain = String::new();
-    for value in headers.get_all(&FORWARDED_FOR) {
-        if let Ok(value) = value.to_str() {
-            chain.push_str(value);
-            chain.push_str(", ");
-        }
+/// The value of `x-forwarded-for` for a client that names nobody before it.
+pub(crate) fn forwarded_for(source: std::net::IpAddr) -> HeaderValue {
+    HeaderValue::try_from(source.to_canonical().to_string())
+        .unwrap_or(HeaderValue::from_static("-"))
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, source: &HeaderValue) {
+    if !headers.contains_key(&FORWARDED_FOR) {
+        headers.insert(FORWARDED_FOR, source.clone());
+        return;
     }
-    chain.push_str(&source);
+    let mut chain = Vec::new();
+    for value in headers.get_all(&FORWARDED_FOR) {
+        chain.extend_from_slice(value.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(source.as_bytes());
     // Made of parts of header values and an address.
-    if let Ok(value) = HeaderValue::try_from(chain) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
         headers.insert(FORWARDED_FOR, value);
     }
 }

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use wayline_model::Snapshot;
@@ -85,10 +84,9 @@ impl Upstreams {
 
     /// Drops idle connections that are old or dead.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
         for cluster in self.clusters.borrow().values() {
             for endpoint in cluster.endpoints.borrow().iter() {
-                endpoint.sweep(now);
+                endpoint.sweep();
             }
         }
     }
@@ -140,9 +138,7 @@ impl Upstreams {
         first: &'e Rc<EndpointState>,
         second: &'e Rc<EndpointState>,
     ) -> &'e Rc<EndpointState> {
-        let now = Instant::now();
-        let load =
-            |endpoint: &EndpointState| (endpoint.recently_failed(now), endpoint.outstanding());
+        let load = |endpoint: &EndpointState| (endpoint.recently_failed(), endpoint.outstanding());
         match load(first).cmp(&load(second)) {
             std::cmp::Ordering::Less => first,
             std::cmp::Ordering::Greater => second,

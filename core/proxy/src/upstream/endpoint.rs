@@ -15,8 +15,12 @@ use super::h2::H2Connection;
 /// Idle HTTP/1 connections kept per endpoint and core.
 const MAX_IDLE: usize = 256;
 
-/// How long an idle connection is kept.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Sweeps (one a second) an idle connection is kept for.
+const MAX_IDLE_SWEEPS: u32 = 60;
+
+/// Reused connections in a row that must have worked before an endpoint is trusted not to close them
+/// under a request.
+const TRUSTED_AFTER: u32 = 64;
 
 /// How long an endpoint that could not be connected is chosen last.
 const AVOID_FAILED: Duration = Duration::from_secs(1);
@@ -30,7 +34,10 @@ pub(crate) struct EndpointState {
     outstanding: Cell<u32>,
     failed_at: Cell<Option<Instant>>,
     removed: Cell<bool>,
-    idle: RefCell<Vec<(Instant, Box<H1Connection>)>>,
+    /// Idle connections, each with the sweeps it has seen.
+    idle: RefCell<Vec<(u32, Box<H1Connection>)>>,
+    /// Reused connections that worked since one did not.
+    reused: Cell<u32>,
     pub(super) h2: RefCell<Vec<H2Connection>>,
     pub(super) dialing_h2: Cell<bool>,
     pub(super) dialed_h2: Notify,
@@ -46,6 +53,7 @@ impl EndpointState {
             failed_at: Cell::new(None),
             removed: Cell::new(false),
             idle: RefCell::default(),
+            reused: Cell::new(0),
             h2: RefCell::default(),
             dialing_h2: Cell::new(false),
             dialed_h2: Notify::new(),
@@ -66,10 +74,25 @@ impl EndpointState {
     }
 
     /// Whether it could not be connected a moment ago.
-    pub(crate) fn recently_failed(&self, now: Instant) -> bool {
+    pub(crate) fn recently_failed(&self) -> bool {
         self.failed_at
             .get()
-            .is_some_and(|at| now.duration_since(at) < AVOID_FAILED)
+            .is_some_and(|at| at.elapsed() < AVOID_FAILED)
+    }
+
+    /// Whether it is known not to close connections under a request, so that no copy of a request
+    /// has to be kept.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.reused.get() >= TRUSTED_AFTER
+    }
+
+    /// Notes how using a connection again went.
+    pub(crate) fn reuse(&self, worked: bool) {
+        self.reused.set(if worked {
+            self.reused.get().saturating_add(1)
+        } else {
+            0
+        });
     }
 
     /// Notes how a connection attempt ended.
@@ -84,6 +107,7 @@ impl EndpointState {
             if connection.is_usable() {
                 return Some(connection);
             }
+            self.reuse(false);
         }
     }
 
@@ -94,14 +118,15 @@ impl EndpointState {
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
-            idle.push((Instant::now(), connection));
+            idle.push((0, connection));
         }
     }
 
     /// Drops idle connections that are old or dead.
-    pub(crate) fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain_mut(|(since, connection)| {
-            now.duration_since(*since) < IDLE_TIMEOUT && connection.is_usable()
+    pub(crate) fn sweep(&self) {
+        self.idle.borrow_mut().retain_mut(|(sweeps, connection)| {
+            *sweeps += 1;
+            *sweeps <= MAX_IDLE_SWEEPS && connection.is_usable()
         });
         self.h2
             .borrow_mut()

@@ -28,8 +28,6 @@ pub(crate) struct SendFailure {
     pub(crate) error: hyper::Error,
     /// The request, if nothing of it was written.
     pub(crate) unsent: Option<Request<RequestBody>>,
-    /// Whether the connection had served requests before, and may have been closed meanwhile.
-    pub(crate) reused: bool,
 }
 
 impl H1Connection {
@@ -59,7 +57,7 @@ impl H1Connection {
         mut self: Box<Self>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Box<Self>), SendFailure> {
-        let reused = std::mem::replace(&mut self.used, true);
+        self.used = true;
         let mut response = pin!(self.sender.try_send_request(request));
         // The response is only ever completed by the driver, which this future polls itself: waking
         // the task for it once more would be a wasted turn.
@@ -76,10 +74,14 @@ impl H1Connection {
                 Err(SendFailure {
                     error: failure.into_error(),
                     unsent,
-                    reused,
                 })
             }
         }
+    }
+
+    /// Whether it has served requests before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.used
     }
 
     /// Lets the connection make progress.

@@ -83,6 +83,7 @@ pub(crate) async fn send(
     attempts: &mut Attempts,
 ) -> Result<(Response<()>, UpstreamBody), UpstreamError> {
     let timeout = Duration::from_millis(cluster.cluster().connect_timeout_ms);
+    let client_body = request.body.clone();
     let mut tried: Vec<Rc<EndpointState>> = Vec::new();
     let mut request = Some(request);
     let mut left = retry.attempts.min(MAX_ATTEMPTS);
@@ -109,8 +110,9 @@ pub(crate) async fn send(
             Err(failure) => Some(failure),
         };
         let resendable = request.as_ref().is_some_and(can_resend);
-        if let Some(body) = request.as_ref().and_then(|request| request.body.as_ref())
-            && body.client_failed()
+        if client_body
+            .as_ref()
+            .is_some_and(|body| body.client_failed())
         {
             return Err(UpstreamError::Client);
         }
@@ -169,8 +171,11 @@ async fn attempt(
         .map_err(Failure::Connect)?;
     match connection {
         Checkout::H1(connection) => {
-            // A second sending is only ever needed for what may be sent twice.
-            let message = if is_idempotent(&wanted.method) || !retry.status_codes.is_empty() {
+            // Who may have closed this connection meanwhile gets what may be sent twice only; then a
+            // copy stays for the second time.
+            let reused = connection.is_reused();
+            let may_be_stale = reused && is_idempotent(&wanted.method) && !endpoint.is_trusted();
+            let message = if may_be_stale || !retry.status_codes.is_empty() {
                 wanted.to_h1()
             } else {
                 match request.take() {
@@ -178,7 +183,11 @@ async fn attempt(
                     None => return Err(Failure::Reset),
                 }
             };
-            match connection.send(message).await {
+            let sent = connection.send(message).await;
+            if reused {
+                endpoint.reuse(sent.is_ok());
+            }
+            match sent {
                 Ok((response, connection)) => Ok(split(response, |body| {
                     UpstreamBody::new(body, Lease::H1(connection, in_flight))
                 })),
@@ -192,7 +201,7 @@ async fn attempt(
                     if failure.error.is_parse() {
                         return Err(Failure::Protocol);
                     }
-                    Err(if failure.reused {
+                    Err(if reused {
                         Failure::Stale
                     } else {
                         Failure::Reset
