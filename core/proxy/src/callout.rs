@@ -101,7 +101,9 @@ async fn call(
 
 /// Clusters by the names filters know them by.
 #[derive(Default)]
-pub(crate) struct ClusterNames(RefCell<Option<Rc<HashMap<Arc<str>, ClusterId>>>>);
+pub(crate) struct ClusterNames(RefCell<Option<Rc<Index>>>);
+
+type Index = HashMap<Arc<str>, ClusterId>;
 
 impl ClusterNames {
     /// The cluster called `outbound|<port>||<host>`, or `<host>:<port>`.
@@ -116,7 +118,7 @@ impl ClusterNames {
     }
 }
 
-fn index(snapshot: &Snapshot) -> HashMap<Arc<str>, ClusterId> {
+fn index(snapshot: &Snapshot) -> Index {
     let short = |cluster: &Cluster| -> Option<Arc<str>> {
         let service = cluster.service.as_ref()?;
         Some(format!("{}:{}", service.hostname, cluster.port).into())

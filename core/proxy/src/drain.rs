@@ -83,7 +83,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// Ready once, when the connection shall finish.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.told {
             return Poll::Pending;
         }

@@ -103,7 +103,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if length.replace(decimal(value)?).is_some() {
+                let told_before = length.replace(decimal(value)?).is_some();
+                if told_before {
                     return Err(HeadError::Framing);
                 }
             }

@@ -25,7 +25,7 @@ fn location(redirect: &Redirect, request: &CanonicalRequest, listener_port: u16)
     let host = redirect
         .hostname
         .as_deref()
-        .unwrap_or(request.authority.host());
+        .unwrap_or_else(|| request.authority.host());
     // The port given, else that of a new scheme, else the listener's own.
     let port = match (redirect.port, redirect.scheme.as_deref()) {
         (Some(port), _) => port,

@@ -14,8 +14,8 @@ use crate::http::body::{BodyError, clean_trailers};
 
 /// A response body from upstream.
 pub(crate) struct UpstreamBody {
-    /// Bytes that arrived together with the head.
-    first: Option<Bytes>,
+    /// What arrived together with the head.
+    first: Option<Result<Frame<Bytes>, BodyError>>,
     rest: Option<Rest>,
 }
 
@@ -45,22 +45,21 @@ impl UpstreamBody {
                 rest: None,
             };
         }
-        let mut now = Context::from_waker(Waker::noop());
         if !matches!(lease, Lease::H1(..)) {
             return Self {
                 first: None,
                 rest: Some(Rest { body, lease }),
             };
         }
-        let first = match Pin::new(&mut body).poll_frame(&mut now) {
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Some(data),
-                // hyper yields trailers only behind data or the end, and the end was ruled out.
-                Err(_) => None,
-            },
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
+        let mut now = Context::from_waker(Waker::noop());
+        let (first, ended) = match Pin::new(&mut body).poll_frame(&mut now) {
+            Poll::Pending => (None, false),
+            Poll::Ready(None) => (None, true),
+            Poll::Ready(Some(frame)) => {
+                (Some(frame.map_err(BodyError::from)), body.is_end_stream())
+            }
         };
-        if first.is_some() && body.is_end_stream() {
+        if ended {
             lease.release();
             return Self { first, rest: None };
         }
@@ -81,7 +80,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+            return Poll::Ready(Some(first.map(clean)));
         }
         let Some(rest) = &mut this.rest else {
             return Poll::Ready(None);
@@ -92,16 +91,10 @@ impl Body for UpstreamBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(clean_trailers(trailers)),
-                    Err(frame) => {
-                        if rest.body.is_end_stream() {
-                            this.release();
-                        }
-                        frame
-                    }
-                };
-                Poll::Ready(Some(Ok(frame)))
+                if rest.body.is_end_stream() {
+                    this.release();
+                }
+                Poll::Ready(Some(Ok(clean(frame))))
             }
             Some(Err(error)) => {
                 this.rest = None;
@@ -123,7 +116,10 @@ impl Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
+        let first = match &self.first {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) | None => 0,
+        };
         let Some(rest) = &self.rest else {
             return SizeHint::with_exact(first);
         };
@@ -142,6 +138,14 @@ impl UpstreamBody {
         if let Some(rest) = self.rest.take() {
             rest.lease.release();
         }
+    }
+}
+
+/// Takes from trailers what must not arrive behind a body.
+fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(clean_trailers(trailers)),
+        Err(frame) => frame,
     }
 }
 
