@@ -1,17 +1,19 @@
 //! What the proxy tells about its traffic: counters, access logs, response flags.
 //!
 //! This room owns Istio's metrics ([`MetricsHub`], [`CoreMetrics`]), access-log records, formats and
-//! the writer behind them ([`AccessLog`]), the response flags that both show ([`ResponseFlags`]),
-//! and the helper that keeps operational logs short under attack ([`Throttle`]).
+//! the writer behind them ([`AccessLog`]), traces from the header to the collector ([`trace`]), the
+//! response flags that all show ([`ResponseFlags`]), and the helper that keeps operational logs short
+//! under attack ([`Throttle`]).
 //!
-//! It refuses to know sockets, routes, policies and how a request is served: whoever serves one
-//! hands in numbers and borrowed names once the last byte or a reset was seen. It reads no clock:
-//! callers pass the time. Trace context, sampling and span export are not here yet; nothing in this
-//! room reads or writes a trace header.
+//! It refuses to know routes, policies and how a request is served: whoever serves one hands in
+//! numbers and borrowed names once the last byte or a reset was seen. It opens no sockets: collectors
+//! are dialled by whoever knows what is behind a name. Metrics and logs read no clock: callers pass
+//! the time.
 //!
 //! Counters live per core and are written without lock or atomic read-modify-write; the scrape adds
 //! the cores up. Log lines are formatted into a buffer of the core and handed over in batches to one
-//! thread per file, which is the only place that may wait for a slow sink.
+//! thread per file, which is the only place that may wait for a slow sink. Spans go the same way, to
+//! one thread per collector.
 
 pub mod access_log;
 pub mod flags;

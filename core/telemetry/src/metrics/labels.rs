@@ -13,7 +13,7 @@ use wayline_model::service::Service;
 use wayline_model::workload::Workload;
 
 /// What Istio writes where it does not know.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// The canonical revision of workloads that declare none.
 const LATEST: &str = "latest";
@@ -131,6 +131,22 @@ pub struct DestinationId(pub(super) Rc<Interned<DestinationLabels>>);
 /// A destination workload's label set on one core. Keep it as long as requests may name it.
 #[derive(Clone, Debug)]
 pub struct WorkloadId(pub(super) Rc<Interned<WorkloadLabels>>);
+
+impl PeerId {
+    /// The labels.
+    #[must_use]
+    pub fn labels(&self) -> &Arc<WorkloadLabels> {
+        &self.0.labels
+    }
+}
+
+impl WorkloadId {
+    /// The labels.
+    #[must_use]
+    pub fn labels(&self) -> &Arc<WorkloadLabels> {
+        &self.0.labels
+    }
+}
 
 /// One label set with its number on this core.
 #[derive(Debug)]

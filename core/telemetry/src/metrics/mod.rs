@@ -16,7 +16,7 @@ mod core;
 mod group;
 mod hub;
 mod key;
-mod labels;
+pub(crate) mod labels;
 mod process;
 mod procfs;
 mod series;

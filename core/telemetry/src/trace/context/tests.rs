@@ -278,7 +278,7 @@ fn what_was_written_is_read_again() {
         let mut parent: Option<SpanContext> = None;
         for _hop in 0..3 {
             let incoming = Incoming::read(&headers, ours);
-            let sampled = incoming.sampled.unwrap_or(random() & 1 == 0);
+            let sampled = incoming.sampled.unwrap_or_else(|| random() & 1 == 0);
             let context = SpanContext::new(&incoming, sampled, random() & 1 == 0, &mut random);
             context.write(&mut headers, ours);
             if let Some(parent) = parent {
