@@ -17,6 +17,17 @@ pub(crate) enum Io {
     Tunnel(TunnelStream),
 }
 
+impl Io {
+    /// Ends the connection so that the peer can not take what it got for complete.
+    pub(crate) fn reset(self) {
+        match self {
+            // It would look like an end otherwise. There is nobody to tell when it fails.
+            Self::Tcp(stream) => drop(stream.set_zero_linger()),
+            Self::Tunnel(stream) => stream.fail(),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         self: Pin<&mut Self>,

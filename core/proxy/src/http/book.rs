@@ -151,6 +151,11 @@ impl Book {
         self.started.elapsed()
     }
 
+    /// Notes that the response breaks off here.
+    pub(crate) fn cut_short(&self) {
+        self.ingress.gate.cut_short();
+    }
+
     fn count(&self, duration: Duration) {
         let worker = &self.ingress.worker;
         let Some(bound) = &self.bound else {
@@ -234,6 +239,9 @@ impl Drop for Book {
         let duration = self.started.elapsed();
         self.count(duration);
         self.write(duration);
+        if !self.complete && self.code != 0 {
+            self.cut_short();
+        }
         self.ingress.gate.open();
     }
 }

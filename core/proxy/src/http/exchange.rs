@@ -479,6 +479,7 @@ impl Body for ExchangeBody {
             Poll::Ready(None) => this.book.complete = true,
             Poll::Ready(Some(Ok(frame))) => this.note(frame),
             Poll::Ready(Some(Err(_))) => {
+                this.book.cut_short();
                 this.book
                     .flags
                     .insert(ResponseFlag::UpstreamConnectionTermination);

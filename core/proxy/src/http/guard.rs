@@ -43,6 +43,8 @@ pub(crate) struct Guard<I> {
     /// make us read its head again for every byte.
     searched: usize,
     framing: Framing,
+    /// Whether hyper has seen some of the message at hand.
+    begun: bool,
     gate: Rc<Gate>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) struct Gate {
     busy: Cell<bool>,
     withheld: RefCell<Option<Waker>>,
     refusal: Cell<Option<HeadError>>,
+    cut: Cell<bool>,
 }
 
 impl Gate {
@@ -83,6 +86,16 @@ impl Gate {
         if let Some(waker) = self.withheld.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// A response broke off behind its head.
+    pub(crate) fn cut_short(&self) {
+        self.cut.set(true);
+    }
+
+    /// Whether a response broke off: the connection must not end as if it were complete.
+    pub(crate) fn was_cut_short(&self) -> bool {
+        self.cut.get()
     }
 
     /// The head for which the guard ended the connection.
@@ -104,6 +117,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
             end: already_read.len(),
             searched: 0,
             framing: Framing::Head,
+            begun: false,
             gate,
         }
     }
@@ -147,6 +161,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
                     self.searched = 0;
                     self.checked += head.length;
                     self.gate.busy.set(true);
+                    self.begun = false;
                     self.framing = match head.body {
                         BodyFraming::None => Framing::Head,
                         BodyFraming::Length(0) => Framing::Head,
@@ -222,10 +237,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
         Ok(Some(Framing::Chunked(next)))
     }
 
-    /// Ends the connection. A head that is refused is answered by whoever serves the connection; a
-    /// body that is refused fails the exchange it belongs to.
+    /// Ends the connection. A message of which hyper knows nothing is answered by whoever serves the
+    /// connection; a body that is refused later fails the exchange it belongs to.
     fn refuse(&self, error: HeadError) -> io::Error {
-        if self.framing == Framing::Head {
+        if self.framing == Framing::Head || !self.begun {
             self.gate.refusal.set(Some(error));
         }
         io::Error::new(io::ErrorKind::InvalidData, error)
@@ -274,6 +289,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Read for Guard<I> {
                     let length = (this.checked - this.start).min(cursor.remaining());
                     cursor.put_slice(&this.buffer[this.start..this.start + length]);
                     this.start += length;
+                    this.begun = true;
                     return Poll::Ready(Ok(()));
                 }
                 Ok(false) => {}
@@ -316,9 +332,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Write for Guard<I> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.gate.refusal().is_some() {
+        if this.gate.refusal().is_some() || this.gate.was_cut_short() {
             // hyper takes a head that was refused for an end of input and says goodbye, but whoever
-            // sent it is still to be told why.
+            // sent it is still to be told why; and there is no goodbye inside a response.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.io).poll_shutdown(cx)

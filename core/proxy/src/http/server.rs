@@ -98,10 +98,37 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
         Pin::new(&mut connection).poll(cx)
     })
     .await;
+    let mut io = connection.into_parts().io.into_inner();
     if let Some(error) = ingress.gate.refusal() {
-        refuse(&ingress, connection.into_parts().io.into_inner(), error).await;
-    } else if let Err(error) = outcome {
+        refuse(&ingress, &mut io, error).await;
+    }
+    if let Err(error) = outcome {
         tracing::debug!(%error, "an HTTP/1 connection ended");
+    }
+    if ingress.gate.was_cut_short() {
+        io.reset();
+    } else {
+        part(io).await;
+    }
+}
+
+/// Says goodbye (which hyper leaves out where somebody asked for an upgrade) and hears the client out:
+/// closing with bytes unread makes the kernel (or HTTP/2, in a tunnel) reset the connection, and what
+/// was said last would be lost with it.
+async fn part(mut io: Io) {
+    let _gone = io.shutdown().await;
+    let _late = tokio::time::timeout(LINGER, discard(&mut io)).await;
+}
+
+/// Reads what is still under way and forgets it.
+async fn discard(io: &mut Io) {
+    let mut left = MAX_DISCARDED;
+    let mut space = [0; 4096];
+    while left > 0 {
+        match io.read(&mut space).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => left = left.saturating_sub(read),
+        }
     }
 }
 
@@ -133,7 +160,7 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
 }
 
 /// The guard's last word on a connection: hyper never saw the request.
-async fn refuse(ingress: &Rc<Ingress>, mut io: Io, error: HeadError) {
+async fn refuse(ingress: &Rc<Ingress>, io: &mut Io, error: HeadError) {
     let (plan, bound) = ingress.in_force();
     let mut book = Book::open(ingress, plan, bound);
     let status = error.status();
@@ -153,19 +180,4 @@ async fn refuse(ingress: &Rc<Ingress>, mut io: Io, error: HeadError) {
     );
     // Whoever sent this may be gone; there is nobody else to tell.
     let _gone = io.write_all(answer.as_bytes()).await;
-    let _gone = io.shutdown().await;
-    let _late = tokio::time::timeout(LINGER, discard(&mut io)).await;
-}
-
-/// Reads what is still under way and forgets it: closing with bytes unread makes the kernel reset the
-/// connection, and the last word would be lost with it.
-async fn discard(io: &mut Io) {
-    let mut left = MAX_DISCARDED;
-    let mut space = [0; 4096];
-    while left > 0 {
-        match io.read(&mut space).await {
-            Ok(0) | Err(_) => return,
-            Ok(read) => left = left.saturating_sub(read),
-        }
-    }
 }
