@@ -42,6 +42,14 @@ const AMBIGUOUS: &[(&str, &str)] = &[
         "folded header",
         "GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
     ),
+    (
+        "a chunk without size",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ),
+    (
+        "a chunk longer than it says",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    ),
 ];
 
 /// Sound framing around what means nothing, or several things.

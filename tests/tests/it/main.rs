@@ -5,6 +5,7 @@
 mod authorization;
 mod cli;
 mod config;
+mod edges;
 mod framing;
 mod gateway;
 mod hbone;
