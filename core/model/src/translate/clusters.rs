@@ -111,7 +111,8 @@ impl Sources<'_> {
                     key.push(slice.revision);
                     for endpoint in &slice.object.endpoints {
                         // 0 is no revision: an endpoint whose Pod is not known.
-                        key.push(pod_of(endpoint, namespace, pods).map_or(0, |pod| pod.revision));
+                        let pod = pod_of(endpoint, &slice.object, namespace, pods);
+                        key.push(pod.map_or(0, |pod| pod.revision));
                     }
                 }
             }
@@ -121,8 +122,23 @@ impl Sources<'_> {
     }
 }
 
-fn pod_of<'a>(endpoint: &SliceEndpoint, namespace: &str, pods: &'a Pods) -> Option<&'a PodEntry> {
-    let target = endpoint.target_ref.as_ref().filter(|t| t.kind == "Pod")?;
+/// The Pod behind an endpoint: the one it names, else the one at its address. Kubernetes always names it;
+/// people who write slices by hand rarely do, and a captured Pod must not be spoken to in plain text
+/// for that.
+fn pod_of<'a>(
+    endpoint: &SliceEndpoint,
+    slice: &EndpointSlice,
+    namespace: &str,
+    pods: &'a Pods,
+) -> Option<&'a PodEntry> {
+    let Some(target) = &endpoint.target_ref else {
+        let address = endpoint.addresses.first()?.parse::<IpAddr>().ok()?;
+        let mut ports = slice.ports.iter().filter_map(|port| port.port);
+        return ports.find_map(|port| pods.at(namespace, address.to_canonical(), port));
+    };
+    if target.kind != "Pod" {
+        return None;
+    }
     let namespace = match target.namespace.as_str() {
         "" => namespace,
         namespace => namespace,
@@ -249,8 +265,8 @@ impl Builder<'_> {
                     );
                     continue;
                 };
-                let workload =
-                    pod_of(endpoint, namespace, self.pods).and_then(|pod| pod.workload.as_ref());
+                let workload = pod_of(endpoint, slice, namespace, self.pods)
+                    .and_then(|pod| pod.workload.as_ref());
                 let zone = endpoint.zone.as_deref().unwrap_or_default();
                 push(&mut endpoints, endpoint_at(ip, target, workload, zone));
             }

@@ -29,6 +29,8 @@ pub(super) struct PodEntry {
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, PodEntry>>,
+    /// Namespace and name of the Pods at an address.
+    by_address: HashMap<IpAddr, Vec<(Arc<str>, Arc<str>)>>,
     pub(super) workloads: Arc<Workloads>,
     pub(super) findings: Vec<Finding>,
 }
@@ -36,6 +38,31 @@ pub(super) struct Pods {
 impl Pods {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&PodEntry> {
         self.by_name.get(namespace)?.get(name)
+    }
+
+    /// The only Pod of a namespace at an address; where several share it (loopback on a laptop), the
+    /// only one of them whose containers declare the port.
+    pub(super) fn at(&self, namespace: &str, address: IpAddr, port: u16) -> Option<&PodEntry> {
+        let here: Vec<&PodEntry> = self
+            .by_address
+            .get(&address)?
+            .iter()
+            .filter(|(pod_namespace, _)| &**pod_namespace == namespace)
+            .filter_map(|(namespace, name)| self.get(namespace, name))
+            .collect();
+        if let [only] = here[..] {
+            return Some(only);
+        }
+        let declares = |entry: &&&PodEntry| {
+            let containers = &entry.pod.spec.containers;
+            let mut ports = containers.iter().flat_map(|container| &container.ports);
+            ports.any(|declared| declared.container_port == port)
+        };
+        let mut declaring = here.iter().filter(declares);
+        match (declaring.next(), declaring.next()) {
+            (Some(only), None) => Some(only),
+            _ => None,
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PodEntry> {
@@ -63,6 +90,12 @@ pub(super) fn collect(resources: &Resources, mesh: &MeshSettings, memo: &mut Wor
                 None
             }
         };
+        for address in workload.iter().flat_map(|workload| &workload.addresses) {
+            pods.by_address
+                .entry(*address)
+                .or_default()
+                .push((Arc::clone(namespace), Arc::clone(name)));
+        }
         let entry = PodEntry {
             revision: entry.revision,
             namespace: Arc::clone(namespace),

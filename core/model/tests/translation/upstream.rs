@@ -123,6 +123,50 @@ fn captured_pods_are_reached_by_hbone_as_who_they_are() {
 }
 
 #[test]
+fn an_endpoint_that_names_no_pod_is_the_one_at_its_address() {
+    let mut alone = pod("shop", "web-1", "web", "10.2.0.1");
+    alone["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+    let sharing = |name: &str, port: u16| {
+        let mut pod = pod("shop", name, "web", "127.0.0.1");
+        pod["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+        pod["spec"]["containers"] = json!([{"name": "c", "ports": [{"containerPort": port}]}]);
+        pod
+    };
+    let transports = |address: &str, port: u16| -> Vec<bool> {
+        let translation = translate(&[
+            enrolled("shop", "web", "10.1.0.1"),
+            waypoint("shop", "wp"),
+            alone.clone(),
+            sharing("web-2", 8080),
+            sharing("web-3", 9090),
+            sharing("web-4", 9090),
+            pod("other", "web-1", "web", "10.2.0.9"),
+            slice(
+                json!([{"addresses": [address]}]),
+                json!([{"name": "http", "port": port}]),
+            ),
+        ]);
+        let endpoints = &cluster(&translation.snapshot).endpoints;
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.transport != Transport::Plain)
+            .collect()
+    };
+    assert_eq!(transports("10.2.0.1", 8080), [true]);
+    assert_eq!(
+        transports("127.0.0.1", 8080),
+        [true],
+        "the only one with that port"
+    );
+    assert_eq!(transports("127.0.0.1", 9090), [false], "two could be meant");
+    assert_eq!(
+        transports("10.2.0.9", 8080),
+        [false],
+        "of another namespace"
+    );
+}
+
+#[test]
 fn workloads_are_named_as_istio_names_them() {
     let named = |labels: Value, owner: Value, name: &str| {
         let mut pod = pod("shop", name, "web", "10.2.0.1");
