@@ -1,6 +1,7 @@
 //! Tunnels: from a TCP connection on the HBONE port to the streams inside, each with its target.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use wayline_chain::Connection;
 use wayline_hbone::{Connect, Handler, Refusal, TunnelAuthority};
 use wayline_model::Identity;
 use wayline_model::snapshot::Target;
+use wayline_tls::HandshakeError;
 
 use crate::ingress::{self, Ingress, Origin};
 use crate::io::Io;
@@ -42,6 +44,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
     let accepted = match wayline_tls::accept(&worker.certificates, stream, HANDSHAKE_TIMEOUT).await
     {
         Ok(accepted) => accepted,
+        Err(HandshakeError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            // Health checks of load balancers connect and leave; nobody was refused.
+            tracing::debug!(%source, "a connection ended before it said anything");
+            return;
+        }
         Err(error) => {
             worker.refusals.note(error.reason(), source, &error);
             return;
