@@ -50,6 +50,41 @@ impl CompiledRule {
         };
         one_of(&self.from) && one_of(&self.to) && self.when.holds(subject, need)
     }
+
+    /// Why it does not hold: of each alternative of the parts that fail, the first test that fails.
+    pub(super) fn unmet(&self, subject: &Subject<'_>, need: Need) -> Vec<Unmet<'_>> {
+        let mut unmet = Vec::new();
+        for (part, clauses) in [("from", &self.from), ("to", &self.to)] {
+            let failed: Vec<Unmet<'_>> = clauses
+                .iter()
+                .enumerate()
+                .filter_map(|(entry, clause)| {
+                    let test = clause.first_unmet(subject, need)?;
+                    Some(Unmet {
+                        part,
+                        entry: Some(entry),
+                        test,
+                    })
+                })
+                .collect();
+            if failed.len() == clauses.len() {
+                unmet.extend(failed);
+            }
+        }
+        unmet.extend(self.when.first_unmet(subject, need).map(|test| Unmet {
+            part: "when",
+            entry: None,
+            test,
+        }));
+        unmet
+    }
+}
+
+/// A test that fails, and where in its rule it stands.
+pub(super) struct Unmet<'a> {
+    pub(super) part: &'static str,
+    pub(super) entry: Option<usize>,
+    pub(super) test: &'a Test,
 }
 
 /// Tests that must all hold.
@@ -59,6 +94,10 @@ pub(super) struct Clause(pub(super) Vec<Test>);
 impl Clause {
     fn holds(&self, subject: &Subject<'_>, need: Need) -> bool {
         self.0.iter().all(|test| test.holds(subject, need))
+    }
+
+    fn first_unmet(&self, subject: &Subject<'_>, need: Need) -> Option<&Test> {
+        self.0.iter().find(|test| !test.holds(subject, need))
     }
 }
 
@@ -140,6 +179,27 @@ impl<'a> Subject<'a> {
 }
 
 impl Attribute {
+    /// What is compared, in words.
+    pub(super) fn describe(&self) -> String {
+        let text = match self {
+            Self::Unknown => "what can not be known (see the findings)",
+            Self::Principal(_) => "principal",
+            Self::Namespace(_) => "source namespace",
+            Self::ServiceAccount(_) => "service account",
+            Self::TrustDomain(_) => "trust domain",
+            Self::SourceIp(_) => "source IP",
+            Self::RemoteIp(_) => "remote IP",
+            Self::DestinationIp(_) => "destination IP",
+            Self::DestinationPort(_) => "port",
+            Self::Sni(_) => "server name",
+            Self::Host(_) => "host",
+            Self::Method(_) => "method",
+            Self::Path(..) => "path",
+            Self::Header(name, _) => return format!("header {name}"),
+        };
+        text.to_owned()
+    }
+
     fn matches(&self, subject: &Subject<'_>, need: Need) -> bool {
         let input = subject.input;
         let unknown = need == Need::May;

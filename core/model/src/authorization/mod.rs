@@ -12,6 +12,7 @@ mod network;
 pub mod spec;
 mod template;
 mod text;
+mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use matcher::{CompiledRule, Need, Subject};
 use spec::Action;
 
 pub use spec::AuthorizationPolicySpec;
+pub use trace::{Condition, PolicyTrace, RuleTrace, Trace};
 
 /// One AuthorizationPolicy that applies to a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +49,21 @@ pub struct Authorization {
     denied: Option<Arc<str>>,
     enforced: RuleSet,
     shadow: Option<Box<RuleSet>>,
+    /// What was compiled, in the order of the rules.
+    policies: Vec<PolicyRef>,
+}
+
+/// One policy that applies to a target.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicyRef {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What a match means, as written.
+    pub action: Action,
+    /// Whether it only tells what it would do.
+    pub dry_run: bool,
 }
 
 /// What policies may look at.
@@ -128,6 +145,12 @@ impl Authorization {
         let mut compiled = Self::default();
         for policy in ordered {
             findings.extend(unsupported(policy));
+            compiled.policies.push(PolicyRef {
+                namespace: Arc::clone(&policy.namespace),
+                name: Arc::clone(&policy.name),
+                action: policy.spec.action,
+                dry_run: policy.dry_run,
+            });
             if policy.spec.action == Action::Audit {
                 continue;
             }

@@ -61,7 +61,15 @@ impl Case {
     }
 
     fn judge(&self, authorization: &Authorization) -> Judgement {
-        authorization.judge(&PolicyInput {
+        authorization.judge(&self.input())
+    }
+
+    fn trace<'a>(&self, authorization: &'a Authorization) -> Trace<'a> {
+        authorization.trace(&self.input())
+    }
+
+    fn input(&self) -> PolicyInput<'_> {
+        PolicyInput {
             identity: self.identity.as_ref(),
             source_ip: self.source.parse().unwrap(),
             remote_ip: self.remote.parse().unwrap(),
@@ -69,7 +77,7 @@ impl Case {
             destination_port: self.port,
             sni: self.sni,
             request: self.request.as_ref(),
-        })
+        }
     }
 
     /// Whether it passes policies given as JSON specs.

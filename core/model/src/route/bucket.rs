@@ -13,6 +13,8 @@ use super::RouteRule;
 use super::matches::{
     HeaderMatch, PathMatch, Query, QueryMatch, RouteMatch, ValueMatch, header_value,
 };
+use super::order::RouteOrder;
+use super::table::RouteEntry;
 use crate::request::CanonicalRequest;
 
 /// Up to so many candidates are simply tried in turn.
@@ -25,6 +27,8 @@ pub(super) struct Candidate {
     pub(super) headers: Vec<HeaderMatch>,
     pub(super) query: Vec<QueryMatch>,
     pub(super) rule: Arc<RouteRule>,
+    /// Boxed: only asked for by those who explain a lookup.
+    pub(super) order: Box<RouteOrder>,
 }
 
 impl Candidate {
@@ -37,6 +41,16 @@ impl Candidate {
             method: self.method.clone(),
         };
         (matches, &self.rule)
+    }
+
+    /// The entry this candidate was made from, but for headers and parameters named twice.
+    pub(super) fn full_entry(&self, path: PathMatch) -> RouteEntry {
+        let (matches, rule) = self.entry(path);
+        RouteEntry {
+            matches,
+            rule: Arc::clone(rule),
+            order: (*self.order).clone(),
+        }
     }
 
     pub(super) fn matches(&self, request: &CanonicalRequest, query: &Query<'_>) -> bool {

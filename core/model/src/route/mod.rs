@@ -12,6 +12,7 @@ pub mod order;
 pub mod pattern;
 mod prefix;
 pub mod table;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +24,10 @@ use crate::service::ClusterId;
 
 pub use edits::{HeaderEdits, PathRewrite, Redirect, Rewrite};
 pub use matches::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
-pub use order::RouteOrder;
+pub use order::{Advantage, RouteOrder};
 pub use pattern::{CompiledPattern, PatternError};
 pub use table::{RouteEntry, RouteTable};
+pub use trace::Fitting;
 
 /// What a request's target offers: producer routes, and consumer routes by the caller's namespace
 /// (Gateway API GEP-1324, as GAMMA reads it: a consumer's routes win for that namespace's callers).

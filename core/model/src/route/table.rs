@@ -30,9 +30,9 @@ pub struct RouteEntry {
 /// Rules compiled for lookup.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    exact: FxHashMap<Box<str>, Bucket>,
-    prefixes: PrefixTree,
-    patterns: Vec<(CompiledPattern, Candidate)>,
+    pub(super) exact: FxHashMap<Box<str>, Bucket>,
+    pub(super) prefixes: PrefixTree,
+    pub(super) patterns: Vec<(CompiledPattern, Candidate)>,
 }
 
 impl RouteTable {
@@ -48,12 +48,18 @@ impl RouteTable {
         let mut exact: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
         let mut prefixes: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
         let mut patterns = Vec::new();
-        for RouteEntry { matches, rule, .. } in entries {
+        for RouteEntry {
+            matches,
+            rule,
+            order,
+        } in entries
+        {
             let candidate = Candidate {
                 method: matches.method,
                 headers: matches.headers,
                 query: matches.query,
                 rule,
+                order: Box::new(order),
             };
             match matches.path {
                 PathMatch::Exact(path) => {

@@ -20,7 +20,11 @@ fn the_compiled_matcher_agrees_with_the_reference() {
         for _ in 0..REQUESTS {
             let case = random_case(&mut random);
             let expected = reference::allowed(&policies, &mesh, &case);
-            let verdict = case.judge(&authorization).verdict;
+            let judgement = case.judge(&authorization);
+            let traced = case.trace(&authorization);
+            assert_eq!(traced.judgement, judgement);
+            assert_eq!(by_rules(&traced), expected, "{traced:#?}");
+            let verdict = judgement.verdict;
             if expected {
                 passed += 1;
             } else {
@@ -44,6 +48,20 @@ fn the_compiled_matcher_agrees_with_the_reference() {
         passed > 10_000 && refused > 10_000,
         "lopsided: {passed} passed, {refused} refused"
     );
+}
+
+/// What the traced rules amount to.
+fn by_rules(trace: &Trace<'_>) -> bool {
+    let enforced = || trace.policies.iter().filter(|it| !it.policy.dry_run);
+    let of = |action| enforced().filter(move |it| it.policy.action == action);
+    let matches = |it: &PolicyTrace<'_>| {
+        for rule in &it.rules {
+            assert_eq!(rule.matched, rule.unmet.is_empty(), "{rule:?}");
+        }
+        it.rules.iter().any(|rule| rule.matched)
+    };
+    let denied = of(Action::Deny).chain(of(Action::Custom)).any(matches);
+    !denied && (of(Action::Allow).next().is_none() || of(Action::Allow).any(matches))
 }
 
 #[test]

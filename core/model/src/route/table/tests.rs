@@ -9,6 +9,7 @@ use http::{Method, StatusCode, Version};
 use super::*;
 use crate::random::Random;
 use crate::request::PathNormalization;
+use crate::route::Advantage;
 use crate::route::matches::{HeaderMatch, QueryMatch, ValueMatch};
 use crate::route::{HeaderEdits, RouteAction};
 
@@ -97,6 +98,53 @@ fn equal_demands_are_decided_by_age_then_name_then_position() {
         let table = RouteTable::build(entries);
         assert_eq!(found(&table, &request), Some(&*ranked[from].rule.name));
     }
+}
+
+#[test]
+fn a_trace_says_by_what_each_match_loses() {
+    let order = |created: &str, name: &str, rule| RouteOrder {
+        created: Some(created.into()),
+        name: name.into(),
+        rule,
+        ..RouteOrder::default()
+    };
+    let post = RouteMatch {
+        method: Some(http::Method::POST),
+        ..prefix("/a")
+    };
+    let ranked = [
+        (exact("/a/b"), order("1", "a", 0), None),
+        (
+            prefix("/a/b"),
+            order("1", "a", 0),
+            Some(Advantage::PathKind),
+        ),
+        (post, order("1", "a", 0), Some(Advantage::PathLength)),
+        (
+            with_header(prefix("/a"), "x", "1"),
+            order("1", "a", 0),
+            Some(Advantage::Method),
+        ),
+        (
+            with_query(prefix("/a"), "q", "1"),
+            order("1", "a", 0),
+            Some(Advantage::Headers),
+        ),
+        (prefix("/a"), order("1", "a", 0), Some(Advantage::Query)),
+        (prefix("/a"), order("2", "a", 0), Some(Advantage::Age)),
+        (prefix("/a"), order("2", "b", 0), Some(Advantage::Name)),
+        (prefix("/a"), order("2", "b", 1), Some(Advantage::Position)),
+        (regex("/a.*"), order("1", "a", 0), Some(Advantage::PathKind)),
+    ];
+    let entries = ranked.iter().rev().map(|(matches, order, _)| RouteEntry {
+        matches: matches.clone(),
+        rule: rule("r"),
+        order: order.clone(),
+    });
+    let table = RouteTable::build(entries.collect());
+    let traced = table.trace(&request("POST", "/a/b?q=1", &[("x", "1")]));
+    let reasons: Vec<_> = traced.iter().map(|it| it.loses_by).collect();
+    assert_eq!(reasons, ranked.map(|(_, _, reason)| reason));
 }
 
 #[test]
@@ -221,6 +269,20 @@ fn the_table_agrees_with_a_naive_matcher() {
                 first_listed, expected,
                 "case {case}: {request:?} among {listed:#?}"
             );
+            let traced = table.trace(&request);
+            let fitting = reference.iter();
+            assert_eq!(
+                traced.len(),
+                fitting
+                    .filter(|entry| naive_match(&entry.matches, &request))
+                    .count(),
+                "case {case}: {request:?} among {reference:#?}"
+            );
+            assert_eq!(traced.first().map(|it| &*it.entry.rule.name), expected);
+            for pair in traced.windows(2) {
+                assert!(naive_beats(&pair[0].entry, &pair[1].entry), "{pair:#?}");
+                assert!(pair[1].loses_by.is_some());
+            }
             hits += usize::from(expected.is_some());
             assert_eq!(
                 found(&table, &request),
