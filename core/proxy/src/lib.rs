@@ -12,6 +12,7 @@
 
 mod admin;
 mod callout;
+mod collector;
 mod drain;
 mod gateway;
 mod http;
@@ -36,7 +37,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use wayline_chain::FilterSource;
+use wayline_hbone::TunnelPool;
 use wayline_model::{Finding, Snapshot};
+use wayline_telemetry::trace::{Dialer, QueueSettings, TraceExports};
 use wayline_telemetry::{AccessLogFiles, MetricsHub, WriterSettings};
 use wayline_tls::CertificateStore;
 
@@ -44,8 +47,12 @@ pub use admin::LogLevels;
 pub use listener::{ListenerStatus, Listeners};
 
 use admin::{Admin, Known};
+use collector::SnapshotDialer;
 use refusals::Refusals;
 use worker::{Handle, Job, Shared};
+
+/// How long the last spans may take to their collectors when the process ends.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// How the data path runs.
 #[derive(Clone, Debug)]
@@ -112,6 +119,7 @@ pub struct Running {
     workers: Arc<[Handle]>,
     threads: Vec<JoinHandle<()>>,
     accepting: JoinHandle<()>,
+    traces: Arc<TraceExports>,
     stop: watch::Sender<bool>,
     end: watch::Sender<bool>,
     quit: watch::Receiver<bool>,
@@ -138,6 +146,7 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
         hub: Arc::clone(&inputs.hub),
         log_levels: inputs.log_levels,
     };
+    let traces = Arc::new(exports(&inputs.snapshots, &inputs.certificates, &inputs.hub));
     let shared = Shared {
         snapshots: inputs.snapshots.clone(),
         certificates: inputs.certificates,
@@ -146,6 +155,8 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
             WriterSettings::default(),
             inputs.hub.process().access_log_dropped().clone(),
         )),
+        traces: Arc::clone(&traces),
+        hbone_address: settings.hbone,
         hub: inputs.hub,
         refusals,
         hbone: wayline_hbone::Settings::default(),
@@ -196,6 +207,7 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
         workers,
         threads,
         accepting,
+        traces,
         stop,
         end,
         quit: quit_asked,
@@ -235,6 +247,8 @@ impl Running {
         for thread in &self.threads {
             finished &= finishes(thread, deadline);
         }
+        // Spans that nobody takes are no reason to call the drain a failure.
+        let _all_sent = self.traces.drain(LAST_SPANS);
         self.end.send_replace(true);
         finished & finishes(&self.accepting, Instant::now() + admin::LAST_WORD * 2)
     }
@@ -262,6 +276,21 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// The way of spans to their collectors, which are dialled on threads of their own.
+fn exports(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    certificates: &CertificateStore,
+    hub: &MetricsHub,
+) -> TraceExports {
+    let (snapshots, certificates) = (snapshots.clone(), certificates.clone());
+    let dialer = move || -> Box<dyn Dialer> {
+        let tunnels = TunnelPool::new(certificates.clone(), wayline_hbone::Settings::default());
+        Box::new(SnapshotDialer::new(snapshots.clone(), tunnels))
+    };
+    let metrics = hub.traces().clone();
+    TraceExports::new(Arc::new(dialer), QueueSettings::default(), metrics)
 }
 
 fn finishes(thread: &JoinHandle<()>, deadline: Instant) -> bool {

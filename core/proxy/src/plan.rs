@@ -14,12 +14,14 @@ use wayline_model::authorization::Authorization;
 use wayline_model::mesh::AccessLogSettings;
 use wayline_model::service::Service;
 use wayline_model::snapshot::{Entrance, Proxy, Target};
+use wayline_telemetry::trace::Origin;
 use wayline_telemetry::{
     AccessLog, AccessLogFiles, AccessLogFormat, CoreMetrics, DestinationId, DestinationLabels,
     PeerId, WorkloadId, WorkloadLabels,
 };
 
 use crate::callout::ClusterNames;
+use crate::http::spans::Tracing;
 
 /// A snapshot bound on this core.
 pub(crate) struct Plan {
@@ -29,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) unknown_workload: WorkloadId,
     /// The access log, when there is one.
     pub(crate) log: Option<Rc<Log>>,
+    /// The tracer, when requests are traced.
+    pub(crate) tracing: Option<Rc<Tracing>>,
     sources: Arc<[Arc<dyn FilterSource>]>,
     metrics: Rc<CoreMetrics>,
     bound: RefCell<FxHashMap<usize, Rc<Bound>>>,
@@ -53,6 +57,8 @@ pub(crate) struct Bound {
     pub(crate) destination: DestinationId,
     /// Label set of the gateway itself, which is the source of what a gateway reports.
     pub(crate) itself: PeerId,
+    /// Who makes its spans, when requests are traced.
+    pub(crate) origin: Option<Arc<Origin>>,
 }
 
 /// Where requests come in.
@@ -118,6 +124,7 @@ impl Plan {
             unknown_workload: metrics.intern_workload(unknown),
             snapshot,
             log,
+            tracing: None,
             sources,
             metrics,
             bound: RefCell::default(),
@@ -153,10 +160,18 @@ impl Plan {
         }
     }
 
-    /// Hands over what was logged since.
-    pub(crate) fn flush_log(&self) {
+    /// The plan with a tracer, before anything is bound.
+    pub(crate) fn traced(self, tracing: Option<Rc<Tracing>>) -> Self {
+        Self { tracing, ..self }
+    }
+
+    /// Hands over what was logged and traced since.
+    pub(crate) fn flush(&self) {
         if let Some(log) = &self.log {
             log.writer.flush();
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.tracer.flush();
         }
     }
 
@@ -194,6 +209,10 @@ impl Plan {
             chain: Rc::new(Chain::new(filters)),
             destination: self.metrics.intern_destination(destination),
             itself: self.metrics.intern_peer(itself),
+            origin: self
+                .tracing
+                .as_ref()
+                .map(|tracing| tracing.origin(place, &self.snapshot.mesh)),
         });
         self.bound
             .borrow_mut()

@@ -17,11 +17,13 @@ use wayline_chain::{Callout, FilterSource};
 use wayline_hbone::{Settings as HboneSettings, TunnelPool};
 use wayline_model::Snapshot;
 use wayline_model::route::RouteRule;
+use wayline_telemetry::trace::TraceExports;
 use wayline_telemetry::{AccessLogFiles, CoreMetrics, MetricsHub, ProcessMetrics};
 use wayline_tls::CertificateStore;
 
 use crate::callout::UpstreamCallout;
 use crate::drain::Drain;
+use crate::http::spans::Tracing;
 use crate::listener::EntranceKey;
 use crate::plan::Plan;
 use crate::random::Random;
@@ -46,6 +48,10 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<MetricsHub>,
     /// Access log files of the process.
     pub(crate) logs: Arc<AccessLogFiles>,
+    /// Where spans go.
+    pub(crate) traces: Arc<TraceExports>,
+    /// Where tunnels come in.
+    pub(crate) hbone_address: SocketAddr,
     /// Refused connections, counted and logged seldom.
     pub(crate) refusals: Arc<Refusals>,
     /// Tuning of tunnels.
@@ -172,6 +178,8 @@ pub(crate) struct Worker {
     pub(crate) hbone: HboneSettings,
     sources: Arc<[Arc<dyn FilterSource>]>,
     logs: Arc<AccessLogFiles>,
+    traces: Arc<TraceExports>,
+    hbone_address: SocketAddr,
     plan: RefCell<Rc<Plan>>,
     shares: RefCell<FxHashMap<usize, Even>>,
     itself: Weak<Self>,
@@ -202,12 +210,15 @@ impl Worker {
         self.shares.borrow_mut().clear();
         let before = self.plan();
         let log = before.log_for(&snapshot, &self.logs);
-        *self.plan.borrow_mut() = Rc::new(Plan::new(
+        let known = before.tracing.as_ref();
+        let tracing = Tracing::adopt(known, &snapshot, &self.traces, self.hbone_address);
+        let plan = Plan::new(
             snapshot,
             Arc::clone(&self.sources),
             Rc::clone(&self.metrics),
             log,
-        ));
+        );
+        *self.plan.borrow_mut() = Rc::new(plan.traced(tracing));
     }
 }
 
@@ -252,6 +263,8 @@ async fn serve(
         hbone: shared.hbone,
         sources: shared.sources,
         logs: shared.logs,
+        traces: shared.traces,
+        hbone_address: shared.hbone_address,
         plan: RefCell::new(Rc::new(empty)),
         shares: RefCell::default(),
         itself: Weak::clone(itself),
@@ -284,11 +297,11 @@ async fn serve(
             _ = sweep.tick() => {
                 worker.upstreams.sweep();
                 worker.metrics.maintain();
-                worker.plan().flush_log();
+                worker.plan().flush();
             }
         }
     }
-    worker.plan().flush_log();
+    worker.plan().flush();
 }
 
 fn accept(worker: &Rc<Worker>, job: Job, guard: Option<LoadGuard>) {

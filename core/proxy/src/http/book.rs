@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, Version};
 use wayline_chain::LocalReply;
 use wayline_model::CanonicalRequest;
+use wayline_telemetry::trace::{OpenSpan, Side, SpanEnd};
 use wayline_telemetry::{
     DestinationId, GrpcStatus, Record, RequestKey, RequestProtocol, RequestSample, ResponseFlag,
     ResponseFlags,
@@ -48,6 +49,8 @@ pub(crate) struct Book {
     pub(crate) complete: bool,
     /// What only the access log needs, when there is one.
     pub(crate) log: Option<Box<LogPage>>,
+    /// The span, when one is recorded.
+    pub(crate) span: Option<Box<OpenSpan>>,
 }
 
 /// What only the access log needs.
@@ -114,6 +117,7 @@ impl Book {
             response_bytes: 0,
             complete: false,
             log: None,
+            span: None,
         }
     }
 
@@ -188,6 +192,37 @@ impl Book {
         self.request_body.as_ref().map_or(0, |body| body.received())
     }
 
+    fn trace(&mut self, duration: Duration) {
+        let Some(span) = self.span.take() else {
+            return;
+        };
+        let origin = self.bound.as_ref().and_then(|bound| bound.origin.as_ref());
+        let (Some(tracing), Some(origin)) = (&self.plan.tracing, origin) else {
+            return;
+        };
+        let connection = &self.ingress.connection;
+        let endpoint = self.attempts.endpoint.as_ref();
+        let end = SpanEnd {
+            duration,
+            peer: connection.source,
+            source: Side {
+                labels: self.ingress.peer.labels(),
+                workload: connection.workload.as_deref(),
+            },
+            destination: endpoint.map(|endpoint| Side {
+                labels: endpoint.workload.labels(),
+                workload: endpoint.endpoint.workload.as_deref(),
+            }),
+            upstream: endpoint.map(|endpoint| endpoint.endpoint.address),
+            code: self.code,
+            flags: self.flags,
+            grpc_status: self.grpc_status,
+            request_bytes: self.received(),
+            response_bytes: self.response_bytes,
+        };
+        tracing.tracer.close(*span, origin, &end);
+    }
+
     fn write(&self, duration: Duration) {
         let (Some(log), Some(page)) = (&self.plan.log, &self.log) else {
             return;
@@ -239,6 +274,7 @@ impl Drop for Book {
         let duration = self.started.elapsed();
         self.count(duration);
         self.write(duration);
+        self.trace(duration);
         if !self.complete && self.code != 0 {
             self.cut_short();
         }

@@ -91,6 +91,10 @@ async fn serve(
         role,
         &ingress.worker.random,
     );
+    if let Some(tracing) = &plan.tracing {
+        let role = bound.place.proxy().role;
+        book.span = tracing.begin(&mut request, role, &ingress.worker.random);
+    }
     book.request(&request);
 
     if bound.chain.is_empty() {
@@ -295,6 +299,9 @@ fn decide(
     }
     if let Some(page) = &mut book.log {
         page.cluster = Some(Arc::clone(&cluster.cluster().name));
+    }
+    if let Some(span) = &mut book.span {
+        span.routed(cluster.cluster());
     }
     Decision::Forward(Forwarding {
         request: UpstreamRequest {

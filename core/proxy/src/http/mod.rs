@@ -9,3 +9,4 @@ pub(crate) mod headers;
 pub(crate) mod redirect;
 pub(crate) mod reply;
 pub(crate) mod server;
+pub(crate) mod spans;

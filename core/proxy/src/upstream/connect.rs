@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use tokio::net::TcpStream;
 use wayline_hbone::{TunnelAuthority, TunnelPool};
-use wayline_model::service::Transport;
+use wayline_model::service::{Endpoint, Transport};
 
 use super::endpoint::EndpointState;
 use super::h1::H1Connection;
@@ -49,7 +49,7 @@ pub(crate) async fn checkout(
     }
     // Boxed: connecting is rare, and its state would make every request's future larger.
     let connection = Box::pin(within(endpoint, timeout, async {
-        let io = open(tunnels, endpoint).await?;
+        let io = open(tunnels, &endpoint.endpoint).await?;
         H1Connection::handshake(io)
             .await
             .map_err(ConnectFailure::new)
@@ -63,7 +63,7 @@ pub(crate) async fn open_within(
     endpoint: &Rc<EndpointState>,
     timeout: Duration,
 ) -> Result<Io, ConnectFailure> {
-    within(endpoint, timeout, open(tunnels, endpoint)).await
+    within(endpoint, timeout, open(tunnels, &endpoint.endpoint)).await
 }
 
 async fn checkout_h2(
@@ -88,7 +88,7 @@ async fn checkout_h2(
         }
         let dialing = Dialing::start(endpoint);
         let connection = Box::pin(within(endpoint, timeout, async {
-            let io = open(tunnels, endpoint).await?;
+            let io = open(tunnels, &endpoint.endpoint).await?;
             H2Connection::handshake(io)
                 .await
                 .map_err(ConnectFailure::new)
@@ -134,9 +134,13 @@ async fn within<T>(
     outcome
 }
 
-async fn open(tunnels: &TunnelPool, endpoint: &EndpointState) -> Result<Io, ConnectFailure> {
-    let address = endpoint.endpoint.address;
-    match &endpoint.endpoint.transport {
+/// Opens the byte stream to an endpoint of whatever cluster.
+pub(crate) async fn open(
+    tunnels: &TunnelPool,
+    endpoint: &Endpoint,
+) -> Result<Io, ConnectFailure> {
+    let address = endpoint.address;
+    match &endpoint.transport {
         Transport::Plain => {
             let stream = TcpStream::connect(address).await.map_err(describe)?;
             stream.set_nodelay(true).map_err(describe)?;

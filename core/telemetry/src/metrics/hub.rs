@@ -13,6 +13,7 @@ use super::group::Groups;
 use super::process::ProcessMetrics;
 use super::procfs::ProcessCollector;
 use super::series::{RequestCells, Shared, TcpCells};
+use crate::trace::TraceMetrics;
 
 /// Bounds on what is kept.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,7 @@ pub struct MetricsHub {
     books: Arc<Books>,
     settings: MetricsSettings,
     process: ProcessMetrics,
+    traces: TraceMetrics,
     dropped_series: IntCounter,
 }
 
@@ -67,11 +69,13 @@ impl MetricsHub {
         registry.register(Box::new(IstioCollector::new(Arc::clone(&books))?))?;
         registry.register(Box::new(ProcessCollector::new()?))?;
         let process = ProcessMetrics::register(&registry, version)?;
+        let traces = TraceMetrics::register(&registry)?;
         Ok(Self {
             registry,
             books,
             settings,
             process,
+            traces,
             dropped_series,
         })
     }
@@ -88,6 +92,12 @@ impl MetricsHub {
     #[must_use]
     pub fn process(&self) -> &ProcessMetrics {
         &self.process
+    }
+
+    /// What becomes of spans, for [`crate::trace::TraceExports`].
+    #[must_use]
+    pub fn traces(&self) -> &TraceMetrics {
+        &self.traces
     }
 
     /// The registry, for rooms that have metrics of their own.
