@@ -91,6 +91,7 @@ async fn call(
         &cluster,
         sent,
         &RetryPolicy::default(),
+        None,
         &mut attempts,
     )
     .await
@@ -153,6 +154,7 @@ fn describe(error: UpstreamError) -> CalloutError {
         UpstreamError::Connect { reason, .. } => CalloutError::Unreachable(reason),
         UpstreamError::Reset { .. } => CalloutError::Reset("connection termination".into()),
         UpstreamError::Protocol => CalloutError::Reset("protocol error".into()),
+        UpstreamError::AttemptTimeout | UpstreamError::RequestTimeout => CalloutError::Timeout,
         UpstreamError::Client => CalloutError::Reset("the request was withdrawn".into()),
     }
 }

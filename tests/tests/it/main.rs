@@ -14,4 +14,5 @@ mod protocol;
 mod routing;
 mod scene;
 mod telemetry;
+mod timeouts;
 mod upstream;

@@ -89,12 +89,22 @@ pub struct HttpRouteRule {
     pub filters: Vec<HttpRouteFilter>,
     /// Backends.
     pub backend_refs: Vec<HttpBackendRef>,
-    /// Timeouts; not supported yet.
-    pub timeouts: Option<Value>,
+    /// Timeouts; without them an exchange may take as long as it takes.
+    pub timeouts: Option<HttpRouteTimeouts>,
     /// Retries; not supported yet.
     pub retry: Option<Value>,
     /// Session persistence; not supported yet.
     pub session_persistence: Option<Value>,
+}
+
+/// Timeouts of a rule, as Gateway API Durations (GEP-2257).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteTimeouts {
+    /// For the whole exchange, all attempts of it.
+    pub request: Option<String>,
+    /// For one attempt.
+    pub backend_request: Option<String>,
 }
 
 /// One match: all of its parts must hold.

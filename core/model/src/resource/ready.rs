@@ -3,6 +3,8 @@
 //! Used twice: when a document is read, so that a route with a bad pattern or header counts as not
 //! valid and its last good version stays; and when routes are compiled.
 
+mod reliability;
+
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
@@ -17,6 +19,8 @@ use crate::route::{
     CompiledPattern, HeaderEdits, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect,
     Rewrite, RouteMatch, ValueMatch,
 };
+
+pub(crate) use reliability::timeouts;
 
 /// What is wrong with a part of a route, and where in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,6 +62,9 @@ pub(crate) fn problems(route: &HttpRoute) -> Vec<Problem> {
             }
         }
         if let Err(problem) = rule_filters(&rule.filters) {
+            problems.push(problem.below(&at));
+        }
+        if let Err(problem) = timeouts(rule) {
             problems.push(problem.below(&at));
         }
         for (b, backend) in rule.backend_refs.iter().enumerate() {

@@ -95,8 +95,8 @@ pub struct Forward {
     pub rewrite: Option<Rewrite>,
     /// Retries.
     pub retry: RetryPolicy,
-    /// Time for the whole exchange; `None` means none, as in Istio.
-    pub timeout: Option<Duration>,
+    /// How long it may take; as long as it takes by default, as in Istio.
+    pub timeouts: Timeouts,
 }
 
 impl Forward {
@@ -126,6 +126,15 @@ pub struct WeightedBackend {
     pub request_headers: HeaderEdits,
     /// Edits of response headers for this backend only.
     pub response_headers: HeaderEdits,
+}
+
+/// How long an exchange may take; `None` means as long as it takes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Timeouts {
+    /// From the choice of the backend to the last byte of the response, all attempts together.
+    pub request: Option<Duration>,
+    /// From the start of one attempt to the head of its response.
+    pub backend_request: Option<Duration>,
 }
 
 /// When and how often a request is tried again.

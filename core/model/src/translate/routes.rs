@@ -12,7 +12,7 @@ use crate::resource::GATEWAY_GROUP;
 use crate::resource::http_route::{HttpBackendRef, ParentRef};
 use crate::route::{
     Forward, HeaderEdits, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder, RouteRule,
-    RouteTable, Routes, WeightedBackend,
+    RouteTable, Routes, Timeouts, WeightedBackend,
 };
 use crate::service::ClusterId;
 use crate::store::Resources;
@@ -353,7 +353,7 @@ fn default_table(cluster: ClusterId) -> RouteTable {
                 total_weight: 1,
                 rewrite: None,
                 retry: RetryPolicy::default(),
-                timeout: None,
+                timeouts: Timeouts::default(),
             }),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

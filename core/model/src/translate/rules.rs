@@ -197,7 +197,7 @@ impl RuleCompiler<'_> {
                 total_weight,
                 rewrite,
                 retry: RetryPolicy::default(),
-                timeout: None,
+                timeouts: ready::timeouts(self.rule).unwrap_or_default(),
             }),
             Err(problem) => failure(&problem.reason),
         }
@@ -247,7 +247,6 @@ impl RuleCompiler<'_> {
 
     fn name_what_is_ignored(&self, findings: &mut Vec<Finding>) {
         let later = [
-            ("timeouts", self.rule.timeouts.is_some()),
             ("retry", self.rule.retry.is_some()),
             (
                 "sessionPersistence",

@@ -1,5 +1,7 @@
 //! HTTPRoutes at services.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wayline_model::route::RouteAction;
 
@@ -243,7 +245,6 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
             ),
             "500",
         ),
-        (json!({"timeouts": {"request": "1s"}}), "v1=1"),
         (json!({"retry": {"attempts": 3}}), "v1=1"),
         (json!({"sessionPersistence": {"type": "Cookie"}}), "v1=1"),
     ];
@@ -265,6 +266,40 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
             has_error(&translation, "HTTPRoute shop/r", "not yet supported"),
             "{rule}"
         );
+    }
+}
+
+#[test]
+fn timeouts_are_those_written_and_zero_is_none() {
+    let cases = [
+        (json!({}), Some((None, None))),
+        (json!({"request": "1m30s"}), Some((Some(90_000), None))),
+        (
+            json!({"request": "10s", "backendRequest": "250ms"}),
+            Some((Some(10_000), Some(250))),
+        ),
+        (
+            json!({"request": "0s", "backendRequest": "2s"}),
+            Some((None, Some(2_000))),
+        ),
+        (json!({"request": "1s", "backendRequest": "2s"}), None),
+        (json!({"request": "1.5s"}), None),
+        (json!({"backendRequest": "soon"}), None),
+    ];
+    for (timeouts, expected) in cases {
+        let rules = json!([{"backendRefs": [backend("v1", 1)], "timeouts": timeouts}]);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let snapshot = &translation.snapshot;
+        let table = &target(snapshot, WEB, 80).routes.producer;
+        let found = match &table.lookup(&get("/")).unwrap().action {
+            RouteAction::Forward(forward) => {
+                let millis = |limit: Option<Duration>| limit.map(|limit| limit.as_millis());
+                let limits = forward.timeouts;
+                Some((millis(limits.request), millis(limits.backend_request)))
+            }
+            _ => None,
+        };
+        assert_eq!(found, expected, "{timeouts}");
     }
 }
 

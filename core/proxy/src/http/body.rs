@@ -23,9 +23,21 @@ pub(crate) enum BodyError {
     /// A filter ended the exchange.
     #[error("a filter ended the exchange")]
     Filter,
+    /// The response was not complete in time.
+    #[error("the response was not complete in time")]
+    Timeout,
     /// The upstream connection ended.
     #[error("the upstream connection ended inside the body")]
     Upstream,
+}
+
+impl From<wayline_chain::BodyError<Self>> for BodyError {
+    fn from(error: wayline_chain::BodyError<Self>) -> Self {
+        match error {
+            wayline_chain::BodyError::Source(error) => error,
+            wayline_chain::BodyError::Interrupted(_) => Self::Filter,
+        }
+    }
 }
 
 /// The request body as the upstream codec reads it.

@@ -391,14 +391,19 @@ async fn send(
         return Err(fail(book, reply::no_route()));
     };
     book.request_body = request.body.clone();
-    let outcome = upstream::send::send(
+    let sending = upstream::send::send(
         &ingress.worker,
         &cluster,
         request,
         &forward.retry,
+        forward.timeouts.backend_request,
         &mut book.attempts,
-    )
-    .await;
+    );
+    let outcome = match forward.timeouts.request {
+        None => sending.await,
+        // Boxed, because it is rare.
+        Some(limit) => Box::pin(upstream::deadline::within(limit, sending)).await,
+    };
     let (response, body) = match outcome {
         Ok(response) => response,
         Err(error) => return Err(fail(book, reply::upstream(&error))),
@@ -479,20 +484,17 @@ impl Body for ExchangeBody {
             ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
             ResponseBody::Filtered(body) => Pin::new(&mut **body)
                 .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Filter))),
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
         };
         match &frame {
             Poll::Pending => {}
             Poll::Ready(None) => this.book.complete = true,
             Poll::Ready(Some(Ok(frame))) => this.note(frame),
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 this.book.cut_short();
-                this.book
-                    .flags
-                    .insert(ResponseFlag::UpstreamConnectionTermination);
-                this.book.details = Details::Static(
-                    "upstream_reset_after_response_started{connection_termination}",
-                );
+                let (flag, details) = reply::broken_body(error);
+                this.book.flags.insert(flag);
+                this.book.details = Details::Static(details);
             }
         }
         frame

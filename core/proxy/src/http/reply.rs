@@ -9,6 +9,7 @@ use wayline_chain::LocalReply;
 use wayline_model::request::RequestError;
 use wayline_telemetry::{ResponseFlag, ResponseFlags};
 
+use super::body::BodyError;
 use crate::upstream::send::UpstreamError;
 
 /// A cause and what it looks like from outside.
@@ -89,6 +90,8 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
             "upstream_reset_before_response_started{protocol_error}".into(),
             ResponseFlag::UpstreamProtocolError.into(),
         ),
+        UpstreamError::AttemptTimeout => timed_out("upstream_per_try_timeout"),
+        UpstreamError::RequestTimeout => timed_out("response_timeout"),
         UpstreamError::Client => (
             StatusCode::BAD_REQUEST,
             Bytes::new(),
@@ -109,6 +112,26 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
         },
         flags,
     }
+}
+
+/// The response broke off behind its head.
+pub(crate) fn broken_body(error: &BodyError) -> (ResponseFlag, &'static str) {
+    match error {
+        BodyError::Timeout => (ResponseFlag::UpstreamRequestTimeout, "response_timeout"),
+        BodyError::Broken(_) | BodyError::Filter | BodyError::Upstream => (
+            ResponseFlag::UpstreamConnectionTermination,
+            "upstream_reset_after_response_started{connection_termination}",
+        ),
+    }
+}
+
+fn timed_out(details: &str) -> (StatusCode, Bytes, Arc<str>, ResponseFlags) {
+    (
+        StatusCode::GATEWAY_TIMEOUT,
+        Bytes::from_static(b"upstream request timeout"),
+        details.into(),
+        ResponseFlag::UpstreamRequestTimeout.into(),
+    )
 }
 
 fn before_headers(retried: bool, reason: &str) -> Bytes {

@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod connect;
+pub(crate) mod deadline;
 pub(crate) mod endpoint;
 pub(crate) mod h1;
 pub(crate) mod h2;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::deadline::Deadline;
 use super::endpoint::InFlight;
 use super::h1::H1Connection;
 use super::h2::StreamCount;
@@ -22,6 +23,7 @@ pub(crate) struct UpstreamBody {
 struct Rest {
     body: Incoming,
     lease: Lease,
+    deadline: Option<Deadline>,
 }
 
 /// What a response holds for as long as its body runs.
@@ -48,7 +50,7 @@ impl UpstreamBody {
         if !matches!(lease, Lease::H1(..)) {
             return Self {
                 first: None,
-                rest: Some(Rest { body, lease }),
+                rest: Some(Rest::new(body, lease)),
             };
         }
         let mut now = Context::from_waker(Waker::noop());
@@ -65,8 +67,16 @@ impl UpstreamBody {
         }
         Self {
             first,
-            rest: Some(Rest { body, lease }),
+            rest: Some(Rest::new(body, lease)),
         }
+    }
+
+    /// What has not come by then is cut off.
+    pub(crate) fn until(mut self, deadline: Deadline) -> Self {
+        if let Some(rest) = &mut self.rest {
+            rest.deadline = Some(deadline);
+        }
+        self
     }
 }
 
@@ -150,7 +160,20 @@ fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
 }
 
 impl Rest {
+    fn new(body: Incoming, lease: Lease) -> Self {
+        Self {
+            body,
+            lease,
+            deadline: None,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Timeout)));
+        }
         let Lease::H1(connection, _) = &mut self.lease else {
             return Pin::new(&mut self.body)
                 .poll_frame(cx)

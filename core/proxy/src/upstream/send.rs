@@ -61,6 +61,10 @@ pub(crate) enum UpstreamError {
     Protocol,
     /// The client broke off inside its body.
     Client,
+    /// The last attempt took longer than one may.
+    AttemptTimeout,
+    /// All attempts together took longer than they may.
+    RequestTimeout,
 }
 
 /// How one attempt failed.
@@ -72,14 +76,17 @@ enum Failure {
     Refused,
     Reset,
     Protocol,
+    /// There was no response head in time.
+    TimedOut,
 }
 
-/// Sends a request and waits for the response head.
+/// Sends a request and waits for the response head, but no longer than one attempt may take.
 pub(crate) async fn send(
     worker: &Worker,
     cluster: &Rc<ClusterState>,
     request: UpstreamRequest,
     retry: &RetryPolicy,
+    per_attempt: Option<Duration>,
     attempts: &mut Attempts,
 ) -> Result<(Response<()>, UpstreamBody), UpstreamError> {
     let timeout = Duration::from_millis(cluster.cluster().connect_timeout_ms);
@@ -95,7 +102,16 @@ pub(crate) async fn send(
             .ok_or(UpstreamError::NoEndpoint)?;
         attempts.count += 1;
         attempts.endpoint = Some(Rc::clone(&endpoint));
-        let outcome = attempt(worker, &endpoint, &mut request, retry, fresh, timeout).await;
+        let outcome = match per_attempt {
+            None => attempt(worker, &endpoint, &mut request, retry, fresh, timeout).await,
+            // Boxed: few rules have a timeout, and its state would make every request's future larger.
+            Some(limit) => {
+                let attempt = attempt(worker, &endpoint, &mut request, retry, fresh, timeout);
+                Box::pin(tokio::time::timeout(limit, attempt))
+                    .await
+                    .unwrap_or(Err(Failure::TimedOut))
+            }
+        };
         let retried = attempts.count > 1;
         let failure = match outcome {
             Ok((response, body)) => {
@@ -147,6 +163,7 @@ pub(crate) async fn send(
             Some(Failure::Stale | Failure::Reset) => {
                 return Err(UpstreamError::Reset { retried: false });
             }
+            Some(Failure::TimedOut) => return Err(UpstreamError::AttemptTimeout),
             Some(Failure::Protocol) => return Err(UpstreamError::Protocol),
         }
         tried.push(endpoint);

@@ -14,7 +14,7 @@ use wayline_model::authorization::{AttachedPolicy, Authorization};
 use wayline_model::mesh::MeshSettings;
 use wayline_model::route::{
     Forward, HeaderEdits, HeaderMatch, PathMatch, RetryPolicy, RouteAction, RouteEntry, RouteMatch,
-    RouteOrder, RouteRule, RouteTable, Routes, ValueMatch, WeightedBackend,
+    RouteOrder, RouteRule, RouteTable, Routes, Timeouts, ValueMatch, WeightedBackend,
 };
 use wayline_model::service::{
     AppProtocol, Cluster, ClusterId, Endpoint, Service, ServicePort, Transport,
@@ -409,7 +409,10 @@ fn split() -> Routes {
                 backends,
                 rewrite: None,
                 retry: RetryPolicy::default(),
-                timeout: Some(Duration::from_millis(1_500)),
+                timeouts: Timeouts {
+                    request: Some(Duration::from_millis(1_500)),
+                    backend_request: None,
+                },
             }),
             request_headers: HeaderEdits {
                 set: vec![

@@ -192,7 +192,7 @@ fn forward(snapshot: &Snapshot, forward: &Forward) -> Value {
             json!({"weighted_clusters": {"clusters": clusters}})
         }
     };
-    value["timeout"] = seconds(millis(forward.timeout.unwrap_or_default())).into();
+    value["timeout"] = seconds(millis(forward.timeouts.request.unwrap_or_default())).into();
     if forward.retry.attempts > 0 {
         value["retry_policy"] = retry(&forward.retry);
     }
