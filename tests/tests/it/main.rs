@@ -14,5 +14,6 @@ mod protocol;
 mod routing;
 mod scene;
 mod telemetry;
+mod traces;
 mod timeouts;
 mod upstream;
