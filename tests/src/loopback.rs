@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The port on the last address whose owner owns the network.
-const CLAIM_PORT: u16 = 15_999;
+const CLAIM_PORT: u16 = 23_999;
 
 /// A network `127.x.y.0/24` that nobody else uses while this exists.
 #[derive(Debug)]

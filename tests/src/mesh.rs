@@ -20,13 +20,13 @@ pub const PROXY: u8 = 1;
 /// this machine.
 pub mod port {
     /// HBONE.
-    pub const HBONE: u16 = 25_008;
+    pub const HBONE: u16 = 23_908;
     /// The admin interface.
-    pub const ADMIN: u16 = 25_000;
+    pub const ADMIN: u16 = 23_900;
     /// Readiness.
-    pub const STATUS: u16 = 25_021;
+    pub const STATUS: u16 = 23_931;
     /// Metrics.
-    pub const METRICS: u16 = 25_020;
+    pub const METRICS: u16 = 23_930;
 }
 
 /// The host from which callers of this harness come, unless they say otherwise.
@@ -338,6 +338,19 @@ impl Wayline {
     pub fn refusals(&self, reason: &str) -> f64 {
         self.metrics()
             .sum("wayline_refusals_total", &[("reason", reason)])
+    }
+
+    /// Resident memory in KiB.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    #[must_use]
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+        number.unwrap().parse().unwrap()
     }
 
     /// A port of this process.

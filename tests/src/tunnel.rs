@@ -32,8 +32,8 @@ pub enum Refused {
     Connection,
 }
 
-/// A plain port: every connection to [`Tunnel::address`] is one tunnel to one authority, all of them
-/// on one HBONE connection. Half-closes and resets pass both ways; a refused tunnel is a reset.
+/// A plain port: every connection to [`Tunnel::address`] is one tunnel to one authority, up to a
+/// hundred of them on one HBONE connection. Half-closes and resets pass both ways; a refused tunnel is a reset.
 #[derive(Debug)]
 pub struct Tunnel {
     /// Where to connect to.
@@ -99,7 +99,9 @@ async fn serve(
     let listener = TcpListener::from_std(listener).unwrap();
     let mut client: Option<Client> = None;
     while let Ok((tcp, _)) = listener.accept().await {
-        let usable = client.take().filter(Client::is_usable);
+        let usable = client
+            .take()
+            .filter(|client| client.is_usable() && client.has_room());
         client = match usable {
             Some(client) => Some(client),
             None => dial(hbone, &caller).await,

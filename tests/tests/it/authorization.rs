@@ -326,6 +326,16 @@ fn a_dry_run_denies_nothing_and_shows() {
     assert_eq!(stage.get("default/a"), 200);
     let check = stage.mesh.run(&["check", "-f", "manifests"]);
     assert_eq!(check.code, Some(0), "{}", check.text);
+    let levels = stage
+        .wayline
+        .admin("POST", "/logging?level=wayline_proxy:debug");
+    assert_eq!(levels.status, 200);
+    assert_eq!(stage.get("default/a"), 200);
+    eventually("the shadow in the log", || {
+        let said = stage.wayline.process.stderr();
+        let line = said.lines().find(|line| line.contains("shadow denied"))?;
+        line.contains("ns[default]-policy[p]-rule[0]").then_some(())
+    });
     // Taking the annotation away puts it in force.
     let mut documents = scene::echo(&stage.mesh);
     documents.push(policy("default", "p", &spec));
@@ -393,7 +403,7 @@ fn opaque_ports_are_judged_by_what_is_known_of_them() {
             "default",
             name,
             &format!("10.96.0.{host}"),
-            &[("tcp", 80, 28080)],
+            &[("tcp", 80, 23917)],
         ));
         documents.push(manifests::Pod::new(name, mesh.ip(host)).yaml());
         let action = if name == "l7deny" { "DENY" } else { "ALLOW" };

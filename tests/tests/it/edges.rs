@@ -379,10 +379,10 @@ fn running_out_of_file_descriptors_passes() {
         .arg("--dev-ca")
         .arg(mesh.ca());
     for (flag, port) in [
-        ("--hbone", 25_008),
-        ("--admin", 25_000),
-        ("--status", 25_021),
-        ("--metrics", 25_020),
+        ("--hbone", 23_908),
+        ("--admin", 23_900),
+        ("--status", 23_931),
+        ("--metrics", 23_930),
     ] {
         command.args([flag, &format!("{ip}:{port}")]);
     }
@@ -405,4 +405,65 @@ fn running_out_of_file_descriptors_passes() {
     });
     std::thread::sleep(Duration::from_millis(10));
     assert!(wayline.ended().is_none());
+}
+
+#[test]
+fn one_http2_connection_to_a_backend_carries_many_requests() {
+    let mesh = Mesh::new();
+    mesh.write("mesh.yaml", &mesh.logging(""));
+    let mut documents = scene::waypoint();
+    let ports = [("http2", 80, PORT)];
+    documents.push(manifests::service("default", "echo", "10.96.0.20", &ports));
+    documents.push(Pod::new("echo", mesh.ip(ECHO)).yaml());
+    mesh.write("main.yaml", &manifests::file(&documents));
+    let answer = h2peer::Message {
+        status: 200,
+        body: b"two".to_vec(),
+        ..h2peer::Message::default()
+    };
+    let _backend = h2peer::Server::start(mesh.ip(ECHO), PORT, answer);
+    let _wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    // HTTP/1.1 in, HTTP/2 out, because the port says so; more at once than one connection may carry.
+    let mut all: Vec<_> = (0..250)
+        .map(|_| Conversation::open(tunnel.address))
+        .collect();
+    for _ in 0..2 {
+        for conversation in &mut all {
+            conversation
+                .write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+        }
+        for conversation in &mut all {
+            let answer = conversation.answer().unwrap();
+            assert_eq!((answer.status, &*answer.text()), (200, "two"));
+        }
+    }
+}
+
+#[test]
+fn a_large_upload_to_a_slow_backend_is_held_back() {
+    let mesh = scene::echo_mesh(&[]);
+    let _backend = Backend::raw(mesh.ip(ECHO), PORT, |_, mut stream| {
+        // Reads nothing more than the head until the client has given up.
+        let _ = stream.read(&mut [0; 1024]);
+        std::thread::sleep(PATIENCE);
+    });
+    let wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    let mut client = TcpStream::connect(tunnel.address).unwrap();
+    client
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let chunk = vec![1; 256 * 1024];
+    let mut taken = 0;
+    while let Ok(written) = client.write(&chunk) {
+        taken += written;
+        assert!(taken < 200 * 1024 * 1024, "nothing held the client back");
+    }
+    // What is held is the client's window in this process, and sockets on both sides of it.
+    let memory = wayline.memory_kib();
+    assert!(memory < 80 * 1024, "{memory} KiB");
 }

@@ -61,7 +61,7 @@ fn hostnames_of_routes_choose_the_service() {
     let edge = scene::edge_address(&mesh);
     for (host, expected) in [
         ("echo.example.com", "echo"),
-        ("ECHO.example.com:28000", "echo"),
+        ("ECHO.example.com:23920", "echo"),
         ("a.shop.example.com", "shop"),
         ("a.b.shop.example.com", "shop"),
         ("shop.example.com", "404"),
@@ -99,11 +99,11 @@ fn listeners_differ_by_hostname_and_by_who_may_attach() {
     let (mesh, _backends) = mesh(&[]);
     let listeners = "
 - name: own
-  port: 28000
+  port: 23920
   protocol: HTTP
   hostname: own.example.com
 - name: shared
-  port: 28000
+  port: 23920
   protocol: HTTP
   hostname: shared.example.com
   allowedRoutes:
@@ -111,7 +111,7 @@ fn listeners_differ_by_hostname_and_by_who_may_attach() {
       from: Selector
       selector: {matchLabels: {team: shop}}
 - name: second
-  port: 28001
+  port: 23921
   protocol: HTTP
   allowedRoutes: {namespaces: {from: All}}
 ";
@@ -148,8 +148,8 @@ spec:
         ]),
     );
     let _wayline = mesh.start();
-    let first = SocketAddr::new(mesh.ip(PROXY), 28000);
-    let second = SocketAddr::new(mesh.ip(PROXY), 28001);
+    let first = SocketAddr::new(mesh.ip(PROXY), 23920);
+    let second = SocketAddr::new(mesh.ip(PROXY), 23921);
     for (address, host, expected) in [
         (first, "own.example.com", "echo"),
         (first, "shared.example.com", "shop"),
@@ -259,22 +259,22 @@ fn ports_come_and_go_with_the_manifest() {
             .collect();
         manifests::gateway("default", "edge", mesh.ip(PROXY), &listeners)
     };
-    mesh.write("edge.yaml", &gateway(&[28000]));
+    mesh.write("edge.yaml", &gateway(&[23920]));
     mesh.write("route.yaml", &scene::edge_to_echo());
     let wayline = mesh.start();
     let at = |port| SocketAddr::new(mesh.ip(PROXY), port);
-    assert_eq!(said(&Request::get("/"), at(28000)), "echo");
-    assert!(std::net::TcpStream::connect(at(28002)).is_err());
-    mesh.write("edge.yaml", &gateway(&[28000, 28002]));
+    assert_eq!(said(&Request::get("/"), at(23920)), "echo");
+    assert!(std::net::TcpStream::connect(at(23922)).is_err());
+    mesh.write("edge.yaml", &gateway(&[23920, 23922]));
     eventually("the new port", || {
-        std::net::TcpStream::connect(at(28002))
+        std::net::TcpStream::connect(at(23922))
             .is_ok()
             .then_some(())
     });
-    assert_eq!(said(&Request::get("/"), at(28002)), "echo");
-    mesh.write("edge.yaml", &gateway(&[28002]));
+    assert_eq!(said(&Request::get("/"), at(23922)), "echo");
+    mesh.write("edge.yaml", &gateway(&[23922]));
     eventually("the old port to close", || {
-        std::net::TcpStream::connect(at(28000))
+        std::net::TcpStream::connect(at(23920))
             .is_err()
             .then_some(())
     });
@@ -284,8 +284,8 @@ fn ports_come_and_go_with_the_manifest() {
 #[test]
 fn a_port_that_is_taken_says_so_and_is_tried_again() {
     let (mesh, _backends) = mesh(&[]);
-    let taken = std::net::TcpListener::bind((mesh.ip(PROXY), 28003)).unwrap();
-    let listeners = manifests::listener("a", 28000) + &manifests::listener("b", 28003);
+    let taken = std::net::TcpListener::bind((mesh.ip(PROXY), 23923)).unwrap();
+    let listeners = manifests::listener("a", 23920) + &manifests::listener("b", 23923);
     mesh.write(
         "edge.yaml",
         &manifests::gateway("default", "edge", mesh.ip(PROXY), &listeners),
@@ -294,10 +294,10 @@ fn a_port_that_is_taken_says_so_and_is_tried_again() {
     let wayline = mesh.start();
     assert_eq!(said(&Request::get("/"), scene::edge_address(&mesh)), "echo");
     let status = wayline.admin("GET", "/listeners").text();
-    let line = status.lines().find(|line| line.contains("28003"));
+    let line = status.lines().find(|line| line.contains("23923"));
     assert!(line.is_some_and(|line| line.contains("in use")), "{status}");
     drop(taken);
-    let freed = SocketAddr::new(mesh.ip(PROXY), 28003);
+    let freed = SocketAddr::new(mesh.ip(PROXY), 23923);
     eventually("the freed port", || {
         std::net::TcpStream::connect(freed).is_ok().then_some(())
     });

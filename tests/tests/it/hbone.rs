@@ -7,7 +7,7 @@ use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, Pod};
 use wayline_tests::mesh::port;
 use wayline_tests::tunnel::{Refused, knock};
-use wayline_tests::{Caller, Request, curl, eventually, h2peer};
+use wayline_tests::{Caller, Mesh, Request, curl, eventually, h2peer};
 
 use crate::scene::{self, ECHO, ECHO_AUTHORITY, PORT, WAYPOINT};
 
@@ -223,4 +223,95 @@ fn enrolment_follows_the_labels_while_running() {
     eventually("the service to leave the waypoint", || {
         (mesh.knock("default/a", ECHO_AUTHORITY) == Err(Refused::Status(400))).then_some(())
     });
+}
+
+#[test]
+fn several_waypoints_share_the_port_and_the_authority_tells_them_apart() {
+    let mesh = Mesh::new();
+    mesh.write("mesh.yaml", &mesh.logging(""));
+    let deny = |namespace: &str, waypoint: &str, path: &str| {
+        manifests::policy(
+            namespace,
+            "p",
+            &format!(
+                "targetRefs: [{{kind: Gateway, group: gateway.networking.k8s.io, name: {waypoint}}}]
+action: DENY
+rules: [{{to: [{{operation: {{paths: [{path}]}}}}]}}]
+"
+            ),
+        )
+    };
+    let mut documents = Vec::new();
+    for (namespace, waypoint, host) in [("one", "first", 41), ("two", "second", 42)] {
+        let labels = [("istio.io/use-waypoint", waypoint)];
+        documents.push(manifests::namespace(namespace, &labels));
+        documents.push(manifests::waypoint(namespace, waypoint));
+        let address = format!("10.96.0.{host}");
+        let ports = [("http", 80, PORT)];
+        documents.push(manifests::service(namespace, "echo", &address, &ports));
+        let pod = Pod::new("echo", mesh.ip(host)).namespace(namespace);
+        documents.push(pod.yaml());
+        documents.push(deny(namespace, waypoint, &format!("/not-in-{namespace}")));
+    }
+    mesh.write("main.yaml", &manifests::file(&documents));
+    let _backends = [41, 42].map(|host| scene::backend(&mesh, "echo", host));
+    let named = mesh.start_with(&["--gateway", "two/second"]);
+    named.wait_ready();
+    // Only the one that was named is played.
+    assert_eq!(
+        mesh.knock("default/a", "10.96.0.41:80"),
+        Err(Refused::Status(400))
+    );
+    assert_eq!(mesh.knock("default/a", "10.96.0.42:80"), Ok(()));
+    drop(named);
+    let both = mesh.start();
+    for (host, own, other) in [(41, "one", "two"), (42, "two", "one")] {
+        let tunnel = mesh.tunnel("default/a", &format!("10.96.0.{host}:80"));
+        let status = |path: String| Request::get(&path).send(tunnel.address).status;
+        assert_eq!(status(format!("/not-in-{own}")), 403, "{own}");
+        assert_eq!(status(format!("/not-in-{other}")), 200, "{own}");
+    }
+    // The certificate is that of the first by name, and somebody should know.
+    let certificate = mesh.certificate(PRODUCTPAGE);
+    let first = "spiffe://cluster.local/ns/one/sa/first";
+    let envoy = Envoy::client(&mesh, &certificate, first, "10.96.0.42:80");
+    assert_eq!(Request::get("/").send(envoy.address).status, 200);
+    assert!(both.process.stderr().contains("--gateway"));
+}
+
+#[test]
+fn a_waypoint_of_another_namespace_serves_whom_it_allows() {
+    let mesh = Mesh::new();
+    mesh.write("mesh.yaml", &mesh.logging(""));
+    let labels = [
+        ("istio.io/use-waypoint", "shared"),
+        ("istio.io/use-waypoint-namespace", "infra"),
+    ];
+    let all = |waypoint: String| {
+        manifests::file(&[
+            manifests::namespace("default", &labels),
+            waypoint,
+            scene::service(&mesh, "echo", ECHO).join("---\n"),
+        ])
+    };
+    let open = manifests::waypoint("infra", "shared");
+    mesh.write("main.yaml", &all(open.clone()));
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let _wayline = mesh.start();
+    assert_eq!(mesh.knock("default/a", ECHO_AUTHORITY), Ok(()));
+    mesh.write("main.yaml", &all(open.replace("from: All", "from: Same")));
+    eventually("the waypoint to refuse the other namespace", || {
+        (mesh.knock("default/a", ECHO_AUTHORITY) == Err(Refused::Status(400))).then_some(())
+    });
+}
+
+#[test]
+fn hosts_are_found_however_they_are_spelt() {
+    let mesh = scene::echo_mesh(&[]);
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let _wayline = mesh.start();
+    let certificate = mesh.certificate(PRODUCTPAGE);
+    let authority = "Echo.Default.SVC.cluster.local:80";
+    let envoy = Envoy::client(&mesh, &certificate, WAYPOINT, authority);
+    assert_eq!(Request::get("/").send(envoy.address).text(), "echo");
 }

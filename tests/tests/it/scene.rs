@@ -1,5 +1,5 @@
 //! The scene that most tests share: namespace `default` behind a waypoint, with services on port 80
-//! whose pods listen on 28080.
+//! whose pods listen on 23917.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use wayline_tests::manifests::{self, Parent, Pod};
 use wayline_tests::{Backend, Mesh};
 
 /// Where backends listen.
-pub(crate) const PORT: u16 = 28080;
+pub(crate) const PORT: u16 = 23917;
 
 /// The pod of [`echo`].
 pub(crate) const ECHO: u8 = 20;
@@ -64,20 +64,20 @@ pub(crate) fn backend(mesh: &Mesh, name: &str, host: u8) -> Backend {
     Backend::saying(mesh.ip(host), PORT, name)
 }
 
-/// A Gateway `edge` with a listener `http` on port 28000 of the proxy's host.
+/// A Gateway `edge` with a listener `http` on port 23920 of the proxy's host.
 pub(crate) fn edge(mesh: &Mesh) -> String {
     let address = mesh.ip(wayline_tests::mesh::PROXY);
     manifests::gateway(
         "default",
         "edge",
         address,
-        &manifests::listener("http", 28000),
+        &manifests::listener("http", 23920),
     )
 }
 
 /// Where [`edge`] listens.
 pub(crate) fn edge_address(mesh: &Mesh) -> SocketAddr {
-    SocketAddr::new(mesh.ip(wayline_tests::mesh::PROXY), 28000)
+    SocketAddr::new(mesh.ip(wayline_tests::mesh::PROXY), 23920)
 }
 
 /// A route from [`edge`] to the service `echo`, whatever the host.

@@ -266,7 +266,7 @@ fn the_text_log_is_istios_word_for_word() {
     let answer = Request::new("POST", "/path?q=1")
         .host("shop.example.com")
         .header("User-Agent", "agent \"x\"/1")
-        .header("X-Request-Id", "6f1c0a7e-0000-4000-28000-000000000000")
+        .header("X-Request-Id", "6f1c0a7e-0000-4000-23920-000000000000")
         .header("X-Forwarded-For", "192.0.2.1")
         .body("12345")
         .send(tunnel.address);
@@ -292,7 +292,7 @@ fn the_text_log_is_istios_word_for_word() {
         (8, "4"),
         (11, "\"192.0.2.1\""),
         (12, "\"agent 'x'/1\""),
-        (13, "\"6f1c0a7e-0000-4000-28000-000000000000\""),
+        (13, "\"6f1c0a7e-0000-4000-23920-000000000000\""),
         (14, "\"shop.example.com\""),
         (15, &*backend),
         (16, "outbound|80||echo.default.svc.cluster.local"),
@@ -540,4 +540,33 @@ fn the_admin_port_does_not_answer_to_other_sites() {
             assert!(answer.status >= 400, "{port}{target}");
         }
     }
+}
+
+#[test]
+fn clients_cannot_forge_what_is_logged_or_who_they_are() {
+    let (mesh, caller) = mesh();
+    let backend = scene::backend(&mesh, "echo", ECHO);
+    let _wayline = mesh.start();
+    let tunnel = mesh.tunnel_of(&caller, ECHO_AUTHORITY);
+    let answer = Request::get("/real")
+        .header("X-Envoy-Original-Path", "/forged")
+        .header(
+            "X-Forwarded-Client-Cert",
+            "URI=spiffe://cluster.local/ns/a/sa/admin",
+        )
+        .header("User-Agent", "a\tb\u{7}")
+        .send(tunnel.address);
+    assert_eq!(answer.status, 400, "a control character in a header");
+    let answer = Request::get("/real?x=%22y")
+        .header("X-Envoy-Original-Path", "/forged")
+        .header(
+            "X-Forwarded-Client-Cert",
+            "URI=spiffe://cluster.local/ns/a/sa/admin",
+        )
+        .send(tunnel.address);
+    assert_eq!(answer.status, 200);
+    assert_eq!(backend.last().header("x-forwarded-client-cert"), None);
+    let line = mesh.logged("via_upstream");
+    assert!(line.contains("\"GET /real"), "{line}");
+    assert!(!line.contains("/forged"), "{line}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wayline_tests::manifests::{self, Pod};
 use wayline_tests::{
-    Backend, Caller, Conversation, Mesh, PATIENCE, Reply, Request, Wayline, eventually, h2peer,
+    Backend, Caller, Conversation, Mesh, PATIENCE, Reply, Request, eventually, h2peer,
 };
 
 use crate::scene::{self, ECHO, ECHO_AUTHORITY, PORT};
@@ -203,21 +203,8 @@ fn large_bodies_pass_both_ways_intact() {
         assert_eq!(answer.status, 200);
         assert!(answer.body == body, "{path}: {} bytes", answer.body.len());
     }
-    let memory = memory_kib(&wayline);
+    let memory = wayline.memory_kib();
     assert!(memory < 150 * 1024, "{memory} KiB after 80 MiB in all");
-}
-
-fn memory_kib(wayline: &Wayline) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", wayline.process.id())).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap();
-    line.split_ascii_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap()
 }
 
 #[test]
@@ -236,7 +223,7 @@ fn a_slow_reader_holds_the_backend_back() {
         }
     });
     let wayline = mesh.start();
-    let before = memory_kib(&wayline);
+    let before = wayline.memory_kib();
     let caller = Caller {
         window: Some(256 * 1024),
         ..mesh.caller("default/a")
@@ -258,7 +245,7 @@ fn a_slow_reader_holds_the_backend_back() {
         stalled_at < OFFERED / 4,
         "{stalled_at} bytes were taken off the backend"
     );
-    let memory = memory_kib(&wayline);
+    let memory = wayline.memory_kib();
     assert!(
         memory < before + 20 * 1024,
         "{before} KiB grew to {memory} KiB"
@@ -308,6 +295,7 @@ fn trailers_pass_both_ways_over_http2() {
     let request = backend.last();
     assert_eq!(request.body, b"question");
     assert_eq!(request.trailers["x-checksum"], "42");
+    assert_eq!(request.headers["te"], "trailers");
     let labels = [("request_protocol", "grpc"), ("grpc_response_status", "7")];
     wayline.counted("istio_requests_total", &labels, 1.0);
 }

@@ -102,7 +102,11 @@ async fn serve(
     }
     let end_of_stream = body.is_end_stream();
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
-    match bound.chain.begin(&mut context) {
+    let started = bound.chain.begin(&mut context);
+    if let Some(rule) = &context.shadow_denied_by {
+        tracing::debug!(rule = &**rule, "shadow denied: only a dry run let this request pass");
+    }
+    match started {
         Started::Reply(reply) => Ok(refuse(book, reply)),
         Started::Passed { rewritten: false } => {
             Ok(route(ingress, plan, bound, context.into_request(), body, book).await)
