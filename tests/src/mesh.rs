@@ -208,6 +208,10 @@ impl Mesh {
         {
             command.arg("--dev-ca").arg(self.ca());
         }
+        if !args.contains(&"--drain-delay") {
+            // Nobody here has to hear first that we are going.
+            command.args(["--drain-delay", "50ms"]);
+        }
         command.args(args);
         Wayline {
             process: Process::start(command),

@@ -2,11 +2,39 @@
 //!
 //! Connections look at one flag when they are polled anyway; the signal costs them nothing before it
 //! comes.
+//!
+//! A core drains in two stages. First everybody is told to finish: HTTP/2 by GOAWAY, HTTP/1 by
+//! `connection: close` in the next response. A moment later idle HTTP/1 connections are closed: at once
+//! would be too early, because a request that is already under way to us would be lost.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+/// How far the process has come.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Phase {
+    /// Traffic is welcome.
+    #[default]
+    Serving,
+    /// Not ready any more, so that traffic goes elsewhere; whoever has not heard yet is still served.
+    Announced,
+    /// Listeners close, connections finish.
+    Draining,
+}
+
+/// What the connections of a core are told.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Stage {
+    /// Nothing.
+    #[default]
+    Serving,
+    /// Say that this is the end, and take what comes until the peer has heard it.
+    Finishing,
+    /// Close as soon as nothing runs.
+    Closing,
+}
 
 /// The drain state of one core. Clones share it.
 #[derive(Clone, Default)]
@@ -14,7 +42,7 @@ pub(crate) struct Drain(Rc<State>);
 
 #[derive(Default)]
 struct State {
-    begun: Cell<bool>,
+    stage: Cell<Stage>,
     open: Cell<usize>,
     waiting: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
@@ -22,9 +50,9 @@ struct State {
 }
 
 impl Drain {
-    /// Tells every connection to finish.
-    pub(crate) fn begin(&self) {
-        self.0.begun.set(true);
+    /// Tells every connection.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.0.stage.set(self.0.stage.get().max(stage));
         for waker in self
             .0
             .waiting
@@ -38,12 +66,12 @@ impl Drain {
 
     /// Whether drain has begun.
     pub(crate) fn has_begun(&self) -> bool {
-        self.0.begun.get()
+        self.0.stage.get() > Stage::Serving
     }
 
     /// Whether drain has begun and the last connection is gone.
     pub(crate) fn is_done(&self) -> bool {
-        self.0.begun.get() && self.0.open.get() == 0
+        self.has_begun() && self.0.open.get() == 0
     }
 
     /// Registers a connection.
@@ -57,7 +85,7 @@ impl Drain {
         Member {
             drain: self.clone(),
             index,
-            told: false,
+            told: Stage::Serving,
         }
     }
 
@@ -78,18 +106,16 @@ impl Drain {
 pub(crate) struct Member {
     drain: Drain,
     index: usize,
-    told: bool,
+    told: Stage,
 }
 
 impl Member {
-    /// Ready once, when the connection shall finish.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.told {
-            return Poll::Pending;
-        }
-        if self.drain.has_begun() {
-            self.told = true;
-            return Poll::Ready(());
+    /// Ready once for each stage that is entered.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
+        let stage = self.drain.0.stage.get();
+        if stage > self.told {
+            self.told = stage;
+            return Poll::Ready(stage);
         }
         let mut waiting = self.drain.0.waiting.borrow_mut();
         let waker = &mut waiting[self.index];
@@ -103,8 +129,15 @@ impl Member {
     }
 
     /// Resolves when the connection shall finish.
-    pub(crate) async fn begun(&mut self) {
+    pub(crate) async fn finishing(&mut self) {
         poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    /// Resolves when a connection on which nothing runs shall close.
+    pub(crate) async fn closing(&mut self) {
+        while self.told < Stage::Closing {
+            poll_fn(|cx| self.poll(cx)).await;
+        }
     }
 }
 

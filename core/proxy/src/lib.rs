@@ -48,8 +48,10 @@ pub use listener::{ListenerStatus, Listeners};
 
 use admin::{Admin, Known};
 use collector::SnapshotDialer;
+use drain::Phase;
+use listener::Leaving;
 use refusals::Refusals;
-use worker::{Handle, Job, Shared};
+use worker::{Handle, Shared};
 
 /// How long the last spans may take to their collectors when the process ends.
 const LAST_SPANS: Duration = Duration::from_secs(1);
@@ -68,9 +70,13 @@ pub struct Settings {
     pub status: SocketAddr,
     /// Where metrics are scraped; default Istio's, port 15020 of every address.
     pub metrics: SocketAddr,
-    /// How long a drain waits for what runs; default 28 s, below Kubernetes' 30 s.
+    /// How long a drain may take, the delay included; default 28 s, below Kubernetes' 30 s.
     pub drain_timeout: Duration,
 }
+    /// How long connections are still let in after readiness has failed, because not everybody hears
+    /// of it at once; default 5 s (Istio's drain duration). At most a quarter of the drain timeout, and
+    /// nothing when nobody is connected.
+    pub drain_delay: Duration,
 
 impl Default for Settings {
     fn default() -> Self {
@@ -83,6 +89,7 @@ impl Default for Settings {
             metrics: everywhere(15020),
             drain_timeout: Duration::from_secs(28),
         }
+            drain_delay: Duration::from_secs(5),
     }
 }
 
@@ -116,11 +123,10 @@ pub enum StartError {
 /// A data path at work.
 pub struct Running {
     listeners: Listeners,
-    workers: Arc<[Handle]>,
     threads: Vec<JoinHandle<()>>,
     accepting: JoinHandle<()>,
     traces: Arc<TraceExports>,
-    stop: watch::Sender<bool>,
+    phase: Arc<watch::Sender<Phase>>,
     end: watch::Sender<bool>,
     quit: watch::Receiver<bool>,
     drain_timeout: Duration,
@@ -170,13 +176,17 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
     }
     let workers: Arc<[Handle]> = workers.into();
     let listeners = Listeners::default();
-    let (stop, stopped) = watch::channel(false);
+    let phase = Arc::new(watch::Sender::new(Phase::Serving));
+    let leaving = Leaving {
+        phase: phase.subscribe(),
+        delay: settings.drain_delay.min(settings.drain_timeout / 4),
+    };
     let (end, ended) = watch::channel(false);
     let (quit, quit_asked) = watch::channel(false);
     let first_names = listener::names(&inputs.snapshots.borrow());
-    let admin = Admin::new(known, listeners.clone(), &workers, quit, stopped.clone());
+    let admin = Admin::new(known, listeners.clone(), &workers, quit, Arc::clone(&phase));
     let accepting = {
-        let (workers, listeners) = (Arc::clone(&workers), listeners.clone());
+        let listeners = listeners.clone();
         let (settings, snapshots) = (settings.clone(), inputs.snapshots);
         let accept = move || {
             let runtime = match Builder::new_current_thread()
@@ -192,7 +202,7 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
             };
             runtime.block_on(async {
                 let admin = admin::serve(admin, &settings, ended);
-                listener::supervise(settings.hbone, workers, snapshots, listeners, stopped).await;
+                listener::supervise(settings.hbone, workers, snapshots, listeners, leaving).await;
                 admin.finished().await;
             });
             runtime.shutdown_background();
@@ -204,11 +214,10 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
     };
     let running = Running {
         listeners,
-        workers,
         threads,
         accepting,
         traces,
-        stop,
+        phase,
         end,
         quit: quit_asked,
         drain_timeout: settings.drain_timeout,
@@ -235,14 +244,12 @@ impl Running {
         }
     }
 
-    /// Takes nothing new, lets what runs finish within the drain timeout, and ends all threads; the
-    /// admin ports tell of it until the last. Whether everything finished in time.
+    /// Is not ready any more, takes nothing new after the drain delay, lets what runs finish within the
+    /// drain timeout, and ends all threads; the admin ports tell of it until the last. Whether everything
+    /// finished in time.
     pub fn drain(self) -> bool {
         let deadline = Instant::now() + self.drain_timeout;
-        self.stop.send_replace(true);
-        for worker in self.workers.iter() {
-            worker.send(Job::Drain);
-        }
+        announce(&self.phase, Phase::Announced);
         let mut finished = true;
         for thread in &self.threads {
             finished &= finishes(thread, deadline);
@@ -283,6 +290,15 @@ fn exports(
     snapshots: &watch::Receiver<Arc<Snapshot>>,
     certificates: &CertificateStore,
     hub: &MetricsHub,
+/// Goes on to a phase, never back.
+pub(crate) fn announce(phase: &watch::Sender<Phase>, next: Phase) {
+    phase.send_if_modified(|now| {
+        let further = next > *now;
+        *now = next.max(*now);
+        further
+    });
+}
+
 ) -> TraceExports {
     let (snapshots, certificates) = (snapshots.clone(), certificates.clone());
     let dialer = move || -> Box<dyn Dialer> {

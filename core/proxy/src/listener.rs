@@ -6,18 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use wayline_model::Snapshot;
 use wayline_model::snapshot::{Entrance, ProxyRole};
 use wayline_telemetry::Throttle;
 
+use crate::drain::Phase;
 use crate::worker::{Handle, Job};
 
 /// Connections the kernel may hold for us.
@@ -28,6 +30,12 @@ const BIND_RETRY: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when the process has no file descriptor left.
 pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Nobody is on the way to us when no connection came for this long.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How often that is looked at while we are leaving.
+const LOOK_AROUND: Duration = Duration::from_millis(20);
 
 /// Names one port of one gateway across snapshots.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -117,48 +125,121 @@ impl Listeners {
     }
 }
 
-/// Keeps the ports open that the snapshot asks for, until told to stop.
+/// When ports close that are open.
+pub(crate) struct Leaving {
+    /// How far the process has come.
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// How long those who have not heard yet are still let in.
+    pub(crate) delay: Duration,
+}
+
+/// Keeps the ports open that the snapshot asks for, until it is time to leave; then lets nobody in
+/// any more and tells the workers.
 pub(crate) async fn supervise(
     hbone: SocketAddr,
     workers: Arc<[Handle]>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     states: Listeners,
-    mut stop: watch::Receiver<bool>,
+    leaving: Leaving,
 ) {
-    let mut open: BTreeMap<Purpose, JoinHandle<()>> = BTreeMap::new();
+    let arrivals = Arrivals::default();
+    let mut open: BTreeMap<Purpose, Port> = BTreeMap::new();
+    let mut over = pin!(leaving.wait(&workers, &arrivals));
+    let mut fed = true;
     loop {
         let wanted = wanted(hbone, &snapshots.borrow_and_update());
-        open.retain(|purpose, task| {
-            let keep = wanted.contains_key(purpose);
-            if !keep {
-                task.abort();
-                states.remove(&name(purpose));
-            }
-            keep
-        });
+        let gone: Vec<Purpose> = open
+            .keys()
+            .filter(|purpose| !wanted.contains_key(purpose))
+            .cloned()
+            .collect();
+        for purpose in gone {
+            close(open.remove(&purpose), &purpose, &states).await;
+        }
         for (purpose, address) in wanted {
             open.entry(purpose.clone()).or_insert_with(|| {
-                tokio::spawn(listen(
-                    purpose,
-                    address,
-                    Arc::clone(&workers),
-                    states.clone(),
-                ))
+                let (close, closing) = oneshot::channel();
+                let (workers, states) = (Arc::clone(&workers), states.clone());
+                let listen = listen(purpose, address, workers, states, arrivals.clone(), closing);
+                Port {
+                    close,
+                    task: tokio::spawn(listen),
+                }
             });
         }
-        let fed = tokio::select! {
-            changed = snapshots.changed() => changed.is_ok(),
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        if !fed {
-            // Whoever published is gone: the ports stay as they are.
-            let _told = stop.wait_for(|stop| *stop).await;
-            break;
+        tokio::select! {
+            // When whoever published is gone, the ports stay as they are.
+            changed = snapshots.changed(), if fed => fed = changed.is_ok(),
+            () = &mut over => break,
         }
     }
-    for (purpose, task) in open {
-        task.abort();
-        states.remove(&name(&purpose));
+    for (purpose, port) in open {
+        close(Some(port), &purpose, &states).await;
+    }
+    for worker in workers.iter() {
+        worker.send(Job::Drain);
+    }
+}
+
+/// An open port, or one that is to be opened.
+struct Port {
+    close: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn close(port: Option<Port>, purpose: &Purpose, states: &Listeners) {
+    let Some(Port { close, task }) = port else {
+        return;
+    };
+    drop(close);
+    if let Err(error) = task.await {
+        tracing::error!(listener = name(purpose), %error, "a listener ended by itself");
+    }
+    states.remove(&name(purpose));
+}
+
+/// When a connection came last.
+#[derive(Clone, Debug, Default)]
+struct Arrivals(Arc<Mutex<Option<Instant>>>);
+
+impl Arrivals {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether none came for that long.
+    fn none_for(&self, span: Duration) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_none_or(|last| last.elapsed() >= span)
+    }
+}
+
+impl Leaving {
+    /// Resolves when nobody is to be let in any more: the delay is over, or nobody is there whom it
+    /// could serve, or somebody was told not to wait.
+    async fn wait(mut self, workers: &[Handle], arrivals: &Arrivals) {
+        if self.reach(Phase::Announced).await == Phase::Draining {
+            return;
+        }
+        let deadline = Instant::now() + self.delay;
+        while Instant::now() < deadline {
+            let alone = workers.iter().all(|it| it.load.connections() == 0);
+            if alone && arrivals.none_for(QUIET) {
+                return;
+            }
+            tokio::select! {
+                _ = self.reach(Phase::Draining) => return,
+                () = tokio::time::sleep(LOOK_AROUND) => {}
+            }
+        }
+    }
+
+    async fn reach(&mut self, phase: Phase) -> Phase {
+        match self.phase.wait_for(|now| *now >= phase).await {
+            Ok(now) => *now,
+            // Whoever could tell us is gone.
+            Err(_) => Phase::Draining,
+        }
     }
 }
 
@@ -194,9 +275,35 @@ fn name(purpose: &Purpose) -> String {
     }
 }
 
-async fn listen(purpose: Purpose, address: SocketAddr, workers: Arc<[Handle]>, states: Listeners) {
-    let listener = open(&name(&purpose), address, &states).await;
-    accept(&purpose, &listener, &workers).await;
+async fn listen(
+    purpose: Purpose,
+    address: SocketAddr,
+    workers: Arc<[Handle]>,
+    states: Listeners,
+    arrivals: Arrivals,
+    closing: oneshot::Receiver<()>,
+) {
+    let mut closing = closing;
+    let name = name(&purpose);
+    let listener = tokio::select! {
+        listener = open(&name, address, &states) => listener,
+        _ = &mut closing => return,
+    };
+    let place = |stream, source| {
+        arrivals.note();
+        place(&purpose, &workers, stream, source);
+    };
+    tokio::select! {
+        () = accept(&listener, &place) => {}
+        _ = closing => {}
+    }
+    // Those whom the kernel let in already would be reset otherwise.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    while let Ok((stream, source)) = listener.accept() {
+        place(stream, source);
+    }
 }
 
 /// Opens a port, however long that takes, and tells the state of it.
@@ -224,27 +331,29 @@ pub(crate) async fn open(name: &str, address: SocketAddr, states: &Listeners) ->
     listener
 }
 
-async fn accept(purpose: &Purpose, listener: &TcpListener, workers: &[Handle]) {
+async fn accept(listener: &TcpListener, place: &impl Fn(StdTcpStream, SocketAddr)) {
     let throttle = Throttle::per_minute();
     loop {
-        let (stream, source) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        match listener.accept().await {
+            Ok((stream, source)) => {
+                if let Ok(stream) = stream.into_std() {
+                    place(stream, source);
+                }
+            }
             Err(error) if is_exhausted(&error) => {
                 if throttle.admit("exhausted", Instant::now()).is_some() {
                     tracing::error!(%error, "accepting pauses: raise the limit of open files");
                 }
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                continue;
             }
             // The client was gone before we got to it.
-            Err(_) => continue,
-        };
-        let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) else {
-            return;
-        };
-        let Ok(stream) = stream.into_std() else {
-            continue;
-        };
+            Err(_) => {}
+        }
+    }
+}
+
+fn place(purpose: &Purpose, workers: &[Handle], stream: StdTcpStream, source: SocketAddr) {
+    if let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) {
         worker.send(match purpose {
             Purpose::Hbone => Job::Tunnel(stream, source),
             Purpose::Entrance(key) => Job::Plain(stream, source, key.clone()),

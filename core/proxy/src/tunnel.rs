@@ -14,8 +14,8 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use wayline_chain::Connection;
 use wayline_hbone::{Connect, Handler, Refusal, TunnelAuthority};
-use wayline_model::Identity;
 use wayline_model::snapshot::Target;
+use wayline_model::{Identity, Snapshot};
 use wayline_tls::HandshakeError;
 
 use crate::ingress::{self, Ingress, Origin};
@@ -65,7 +65,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
             local,
         }),
     };
-    let served = wayline_hbone::serve(accepted.io, &settings, member.begun(), handler).await;
+    let served = wayline_hbone::serve(accepted.io, &settings, member.finishing(), handler).await;
     if let Err(error) = served {
         tracing::debug!(%source, %error, "an HBONE connection ended");
     }
@@ -111,7 +111,7 @@ async fn stream(worker: Rc<Worker>, peer: &Peer, connect: Connect) {
     let plan = worker.plan();
     let authority = connect.authority.clone();
     let Some(target) = ingress::target(&plan.snapshot, &authority).map(Arc::clone) else {
-        let (status, reason) = unserved(&plan, &authority);
+        let (status, reason) = unserved(&plan.snapshot, &authority);
         worker.refusals.note(
             "unknown_target",
             peer.source,
@@ -183,8 +183,7 @@ fn connection(
 }
 
 /// ztunnel's codes: 400 for what is known and not ours, 503 for what is not known.
-fn unserved(plan: &Plan, authority: &TunnelAuthority) -> (StatusCode, String) {
-    let snapshot = &plan.snapshot;
+pub(crate) fn unserved(snapshot: &Snapshot, authority: &TunnelAuthority) -> (StatusCode, String) {
     if let TunnelAuthority::IpPort(address) = authority {
         let ip = address.ip().to_canonical();
         if let Some(reason) = snapshot.tunnels.unserved.get(&ip) {

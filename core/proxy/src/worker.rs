@@ -22,7 +22,7 @@ use wayline_telemetry::{AccessLogFiles, CoreMetrics, MetricsHub, ProcessMetrics}
 use wayline_tls::CertificateStore;
 
 use crate::callout::UpstreamCallout;
-use crate::drain::Drain;
+use crate::drain::{Drain, Stage};
 use crate::http::spans::Tracing;
 use crate::listener::EntranceKey;
 use crate::plan::Plan;
@@ -34,6 +34,10 @@ use crate::{gateway, tunnel};
 
 /// How often idle connections are looked through, idle series let go and log lines handed over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long HTTP/1 clients without a request under way may take to send one more, and learn from its
+/// answer that the connection ends.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// What every worker is given.
 #[derive(Clone)]
@@ -82,6 +86,11 @@ impl Load {
             self.streams.load(Ordering::Relaxed),
             self.connections.load(Ordering::Relaxed),
         )
+    }
+
+    /// Connections placed here that are not over yet.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Counts a connection from the moment it is placed.
@@ -274,6 +283,7 @@ async fn serve(
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fed = true;
+    let mut told = true;
     loop {
         tokio::select! {
             biased;
@@ -286,12 +296,10 @@ async fn serve(
                 // Whoever published is gone: the last knowledge stays.
                 Err(_) => fed = false,
             },
-            job = inbox.recv() => match job {
-                Some((Job::Drain, _)) => {
-                    worker.drain.begin();
-                    worker.tunnels.clear();
-                }
+            job = inbox.recv(), if told => match job {
+                Some((Job::Drain, _)) => drain(&worker),
                 Some((job, guard)) => accept(&worker, job, guard),
+                None if worker.drain.has_begun() => told = false,
                 None => break,
             },
             _ = sweep.tick() => {
@@ -304,9 +312,21 @@ async fn serve(
     worker.plan().flush();
 }
 
+fn drain(worker: &Rc<Worker>) {
+    worker.drain.enter(Stage::Finishing);
+    let drain = worker.drain.clone();
+    LocalExecutor::spawn(async move {
+        tokio::time::sleep(IDLE_GRACE).await;
+        drain.enter(Stage::Closing);
+    });
+}
+
 fn accept(worker: &Rc<Worker>, job: Job, guard: Option<LoadGuard>) {
     let worker = Rc::clone(worker);
+    // From here on and not from its first request: a handshake that runs holds up the end, too.
+    let open = worker.drain.connection();
     LocalExecutor::spawn(async move {
+        let _open = open;
         let _placed = guard;
         match job {
             Job::Tunnel(stream, source) => tunnel::serve(worker, stream, source).await,

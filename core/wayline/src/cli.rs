@@ -99,6 +99,15 @@ pub(crate) struct RunArgs {
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,
+    /// How long connections are still let in after readiness has failed; a quarter of the drain timeout
+    /// at the most, and nothing when nobody is connected.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        env = "WAYLINE_DRAIN_DELAY"
+    )]
+    pub(crate) drain_delay: Span,
     /// How log lines are written [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT", env = "WAYLINE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,

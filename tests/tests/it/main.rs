@@ -5,6 +5,7 @@
 mod authorization;
 mod cli;
 mod config;
+mod drain;
 mod edges;
 mod framing;
 mod gateway;

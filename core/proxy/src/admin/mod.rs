@@ -25,6 +25,7 @@ use wayline_model::{Finding, Severity, Snapshot};
 use wayline_telemetry::MetricsHub;
 use wayline_tls::CertificateStore;
 
+use crate::drain::Phase;
 use crate::listener::{ListenerStatus, Listeners};
 use crate::worker::{Handle, Load};
 
@@ -74,7 +75,7 @@ pub(crate) struct Admin {
     listeners: Listeners,
     loads: Vec<Arc<Load>>,
     quit: watch::Sender<bool>,
-    draining: watch::Receiver<bool>,
+    phase: Arc<watch::Sender<Phase>>,
     marked_unhealthy: AtomicBool,
     started: (Instant, SystemTime),
     applied: Mutex<SystemTime>,
@@ -91,13 +92,13 @@ enum State {
 }
 
 impl Admin {
-    /// What is told to go by `quit`, and whether it is on its way by `draining`.
+    /// What is told to go by `quit`, and how far on its way it is by `phase`.
     pub(crate) fn new(
         known: Known,
         listeners: Listeners,
         workers: &[Handle],
         quit: watch::Sender<bool>,
-        draining: watch::Receiver<bool>,
+        phase: Arc<watch::Sender<Phase>>,
     ) -> Arc<Self> {
         let now = SystemTime::now();
         Arc::new(Self {
@@ -105,7 +106,7 @@ impl Admin {
             listeners,
             loads: workers.iter().map(|it| Arc::clone(&it.load)).collect(),
             quit,
-            draining,
+            phase,
             marked_unhealthy: AtomicBool::new(false),
             started: (Instant::now(), now),
             applied: Mutex::new(now),
@@ -121,8 +122,12 @@ impl Admin {
         Arc::clone(&self.known.findings.borrow())
     }
 
+    fn is_draining(&self) -> bool {
+        *self.phase.borrow() > Phase::Serving
+    }
+
     fn state(&self) -> State {
-        if *self.draining.borrow() || self.marked_unhealthy.load(Ordering::Relaxed) {
+        if self.is_draining() || self.marked_unhealthy.load(Ordering::Relaxed) {
             State::Draining
         } else if self.snapshot().generation == 0 {
             State::PreInitializing

@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 
 use super::server::{Answer, Asked, Port};
 use super::{Admin, config_dump, logging, readiness, stats};
+use crate::drain::Phase;
 
 /// One thing that can be asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,6 +24,7 @@ pub(super) enum Page {
     Logging,
     MarkUnhealthy,
     MarkHealthy,
+    DrainListeners,
     Quit,
 }
 
@@ -149,6 +151,13 @@ const PLACES: &[Place] = &[
         "POST: ends /healthcheck/fail",
     ),
     place(
+        "/drain_listeners",
+        Page::DrainListeners,
+        &[Port::Admin],
+        Write,
+        "POST: finish what runs, take nothing new (?graceful: after the drain delay)",
+    ),
+    place(
         "/quitquitquit",
         Page::Quit,
         &[Port::Admin],
@@ -238,6 +247,7 @@ impl Page {
             Self::Logging => logging::page(admin, asked),
             Self::MarkUnhealthy => mark(admin, true),
             Self::MarkHealthy => mark(admin, false),
+            Self::DrainListeners => drain_listeners(admin, asked),
             Self::Quit => {
                 tracing::info!("asked to end by POST /quitquitquit");
                 admin.quit.send_replace(true);
@@ -264,6 +274,19 @@ fn ready(admin: &Admin, asked: &Asked) -> Answer {
 fn mark(admin: &Admin, unhealthy: bool) -> Answer {
     admin.marked_unhealthy.store(unhealthy, Ordering::Relaxed);
     tracing::info!(unhealthy, "readiness was switched by POST /healthcheck");
+    Answer::text("OK\n")
+}
+
+/// Envoy's switch: what is open finishes, nothing new comes in, and the process stays.
+fn drain_listeners(admin: &Admin, asked: &Asked) -> Answer {
+    let graceful = asked.flag("graceful");
+    tracing::info!(graceful, "listeners were drained by POST /drain_listeners");
+    let phase = if graceful {
+        Phase::Announced
+    } else {
+        Phase::Draining
+    };
+    crate::announce(&admin.phase, phase);
     Answer::text("OK\n")
 }
 

@@ -12,7 +12,7 @@ use crate::listener;
 /// bad port of a gateway must not take its other ports out of service.
 pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
     let mut obstacles = Vec::new();
-    if *admin.draining.borrow() {
+    if admin.is_draining() {
         obstacles.push("draining: what runs may finish, nothing new is taken".to_owned());
     }
     if admin.marked_unhealthy.load(Ordering::Relaxed) {
@@ -30,7 +30,7 @@ pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
         obstacles.push(format!("no certificate to serve waypoints with: {error}"));
     }
     // Drain has closed them all, and says so itself.
-    if !*admin.draining.borrow() {
+    if !admin.is_draining() {
         obstacles.extend(closed_listeners(admin, &listener::names(&snapshot)));
     }
     obstacles

@@ -4,10 +4,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::Request;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -16,9 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wayline_telemetry::ResponseFlag;
 
 use super::book::{Book, Details};
-use super::exchange::exchange;
+use super::exchange::{Cut, ExchangeBody, exchange};
 use super::guard::Guard;
 use super::head::HeadError;
+use crate::drain::Stage;
 use crate::ingress::Ingress;
 use crate::io::{Io, Rewound};
 use crate::worker::LocalExecutor;
@@ -40,7 +43,13 @@ const MAX_DISCARDED: usize = 256 * 1024;
 /// Serves HTTP on a stream, whichever version the client begins with. `first` was read already.
 pub(crate) async fn serve(ingress: Rc<Ingress>, mut io: Io, first: BytesMut) {
     let mut first = first;
-    let version = match detect(&mut io, &mut first).await {
+    let mut drain = ingress.worker.drain.connection();
+    let version = tokio::select! {
+        version = detect(&mut io, &mut first) => version,
+        () = drain.closing() => return,
+    };
+    drop(drain);
+    let version = match version {
         Ok(version) => version,
         Err(error) => {
             tracing::trace!(%error, "a connection ended before its first request");
@@ -85,15 +94,17 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
     let guard = Guard::new(io, first, Rc::clone(&ingress.gate));
     let service = {
         let ingress = Rc::clone(&ingress);
-        service_fn(move |request: Request<Incoming>| exchange(Rc::clone(&ingress), request))
+        service_fn(move |request: Request<Incoming>| http1_exchange(Rc::clone(&ingress), request))
     };
     let mut builder = http1::Builder::new();
     builder.max_headers(128);
     let mut connection = builder.serve_connection(guard, service);
     let mut drain = ingress.worker.drain.connection();
     let outcome = poll_fn(|cx| {
-        if drain.poll(cx).is_ready() {
-            Pin::new(&mut connection).graceful_shutdown();
+        while let Poll::Ready(stage) = drain.poll(cx) {
+            if stage == Stage::Closing {
+                Pin::new(&mut connection).graceful_shutdown();
+            }
         }
         Pin::new(&mut connection).poll(cx)
     })
@@ -132,6 +143,20 @@ async fn discard(io: &mut Io) {
     }
 }
 
+/// HTTP/1 has no word for "no more" but in a response.
+async fn http1_exchange(
+    ingress: Rc<Ingress>,
+    request: Request<Incoming>,
+) -> Result<Response<ExchangeBody>, Cut> {
+    let drain = ingress.worker.drain.clone();
+    let mut response = exchange(ingress, request).await?;
+    if drain.has_begun() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response)
+}
+
 async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
     let service = {
         let ingress = Rc::clone(&ingress);
@@ -148,7 +173,7 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut drain = ingress.worker.drain.connection();
     let outcome = poll_fn(|cx| {
-        if drain.poll(cx).is_ready() {
+        while drain.poll(cx).is_ready() {
             connection.as_mut().graceful_shutdown();
         }
         connection.as_mut().poll(cx)

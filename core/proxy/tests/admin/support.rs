@@ -86,6 +86,7 @@ impl Bench {
             status: any,
             metrics: any,
             drain_timeout: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
         };
         let running = wayline_proxy::start(&settings, inputs)?;
         Ok(Self {

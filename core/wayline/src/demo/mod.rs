@@ -166,6 +166,7 @@ fn run_args(stage: &Stage) -> RunArgs {
         metrics: anywhere,
         workers: None,
         drain_timeout: Span::from(DRAIN),
+        drain_delay: Span::from(Duration::ZERO),
         log: None,
         log_format: None,
     }

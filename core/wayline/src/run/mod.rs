@@ -168,6 +168,7 @@ fn start(
         status: args.status,
         metrics: args.metrics,
         drain_timeout: args.drain_timeout.into(),
+        drain_delay: args.drain_delay.into(),
     };
     let inputs = Inputs {
         snapshots: publication.snapshots.clone(),
