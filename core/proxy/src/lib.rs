@@ -13,6 +13,7 @@
 mod admin;
 mod callout;
 mod collector;
+pub mod decisions;
 mod drain;
 mod gateway;
 mod http;
@@ -47,9 +48,9 @@ pub use admin::LogLevels;
 pub use listener::{ListenerStatus, Listeners};
 
 use admin::{Admin, Known};
-use collector::SnapshotDialer;
 use drain::Phase;
 use listener::Leaving;
+use collector::SnapshotDialer;
 use refusals::Refusals;
 use worker::{Handle, Shared};
 
@@ -72,11 +73,11 @@ pub struct Settings {
     pub metrics: SocketAddr,
     /// How long a drain may take, the delay included; default 28 s, below Kubernetes' 30 s.
     pub drain_timeout: Duration,
-}
     /// How long connections are still let in after readiness has failed, because not everybody hears
     /// of it at once; default 5 s (Istio's drain duration). At most a quarter of the drain timeout, and
     /// nothing when nobody is connected.
     pub drain_delay: Duration,
+}
 
 impl Default for Settings {
     fn default() -> Self {
@@ -88,8 +89,8 @@ impl Default for Settings {
             status: everywhere(15021),
             metrics: everywhere(15020),
             drain_timeout: Duration::from_secs(28),
-        }
             drain_delay: Duration::from_secs(5),
+        }
     }
 }
 
@@ -152,7 +153,11 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
         hub: Arc::clone(&inputs.hub),
         log_levels: inputs.log_levels,
     };
-    let traces = Arc::new(exports(&inputs.snapshots, &inputs.certificates, &inputs.hub));
+    let traces = Arc::new(exports(
+        &inputs.snapshots,
+        &inputs.certificates,
+        &inputs.hub,
+    ));
     let shared = Shared {
         snapshots: inputs.snapshots.clone(),
         certificates: inputs.certificates,
@@ -285,11 +290,6 @@ impl Running {
     }
 }
 
-/// The way of spans to their collectors, which are dialled on threads of their own.
-fn exports(
-    snapshots: &watch::Receiver<Arc<Snapshot>>,
-    certificates: &CertificateStore,
-    hub: &MetricsHub,
 /// Goes on to a phase, never back.
 pub(crate) fn announce(phase: &watch::Sender<Phase>, next: Phase) {
     phase.send_if_modified(|now| {
@@ -299,6 +299,11 @@ pub(crate) fn announce(phase: &watch::Sender<Phase>, next: Phase) {
     });
 }
 
+/// The way of spans to their collectors, which are dialled on threads of their own.
+fn exports(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    certificates: &CertificateStore,
+    hub: &MetricsHub,
 ) -> TraceExports {
     let (snapshots, certificates) = (snapshots.clone(), certificates.clone());
     let dialer = move || -> Box<dyn Dialer> {

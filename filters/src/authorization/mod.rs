@@ -52,7 +52,7 @@ impl Filter for AuthorizationFilter {
     }
 
     fn judge_again(&self, context: &mut RequestContext) -> Option<LocalReply> {
-        let judgement = self.policies.judge(&input(context));
+        let judgement = self.policies.judge(&policy_input(context));
         context.shadow_denied_by = match &judgement.shadow {
             Some(Verdict::Deny(rule)) => Some(rule_text(rule.as_ref()).into()),
             Some(Verdict::Allow(_)) | None => None,
@@ -64,7 +64,9 @@ impl Filter for AuthorizationFilter {
     }
 }
 
-fn input(context: &RequestContext) -> PolicyInput<'_> {
+/// What policies see of an exchange.
+#[must_use]
+pub fn policy_input(context: &RequestContext) -> PolicyInput<'_> {
     let connection = &*context.connection;
     PolicyInput {
         identity: connection.identity.as_ref(),
@@ -77,7 +79,9 @@ fn input(context: &RequestContext) -> PolicyInput<'_> {
     }
 }
 
-fn refusal(rule: Option<&RuleRef>) -> LocalReply {
+/// The answer to what was refused, by a rule or because no ALLOW policy matched.
+#[must_use]
+pub fn refusal(rule: Option<&RuleRef>) -> LocalReply {
     let details = format!("rbac_access_denied_matched_policy[{}]", rule_text(rule));
     LocalReply::text(StatusCode::FORBIDDEN, DENIED, details)
 }

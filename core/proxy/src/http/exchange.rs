@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
 use wayline_model::CanonicalRequest;
-use wayline_model::request::RequestError;
 use wayline_model::request::path::has_malformed_escape;
+use wayline_model::request::{PathNormalization, RequestError};
 use wayline_model::route::{RouteAction, RouteRule, Routes};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
@@ -27,6 +28,7 @@ use super::reply::{self, Failure};
 use super::{headers, redirect};
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Place, Plan};
+use crate::random::Random;
 use crate::upstream::{self, UpstreamBody, UpstreamRequest};
 
 /// The exchange is cut without (further) answer.
@@ -69,28 +71,17 @@ async fn serve(
     book: &mut Book,
 ) -> Result<Answer, Cut> {
     let (parts, body) = request.into_parts();
-    let canonical = CanonicalRequest::new(
-        parts.method,
-        &parts.uri,
-        parts.version,
-        parts.headers,
+    let canonical = canonical(
+        parts,
         plan.snapshot.mesh.path_normalization,
+        bound.place.proxy().role,
+        &ingress.forwarded_for,
+        &ingress.worker.random,
     );
     let mut request = match canonical {
         Ok(request) => request,
         Err(error) => return Ok(local(book, reply::bad_request(&error))),
     };
-    let role = bound.place.proxy().role;
-    if role == ProxyRole::Gateway && has_malformed_escape(request.path()) {
-        let error = RequestError::Path("an escape is not two hexadecimal digits");
-        return Ok(local(book, reply::bad_request(&error)));
-    }
-    headers::prepare_request(
-        &mut request.headers,
-        &ingress.forwarded_for,
-        role,
-        &ingress.worker.random,
-    );
     if let Some(tracing) = &plan.tracing {
         let role = bound.place.proxy().role;
         book.span = tracing.begin(&mut request, role, &ingress.worker.random);
@@ -104,7 +95,10 @@ async fn serve(
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
     let started = bound.chain.begin(&mut context);
     if let Some(rule) = &context.shadow_denied_by {
-        tracing::debug!(rule = &**rule, "shadow denied: only a dry run let this request pass");
+        tracing::debug!(
+            rule = &**rule,
+            "shadow denied: only a dry run let this request pass"
+        );
     }
     match started {
         Started::Reply(reply) => Ok(refuse(book, reply)),
@@ -124,6 +118,31 @@ async fn serve(
             Box::pin(filtered(ingress, plan, bound, run, body, book)).await
         }
     }
+}
+
+/// The request as everybody after this reads it.
+#[inline]
+pub(crate) fn canonical(
+    parts: Parts,
+    normalization: PathNormalization,
+    role: ProxyRole,
+    forwarded_for: &HeaderValue,
+    random: &Random,
+) -> Result<CanonicalRequest, RequestError> {
+    let mut request = CanonicalRequest::new(
+        parts.method,
+        &parts.uri,
+        parts.version,
+        parts.headers,
+        normalization,
+    )?;
+    if role == ProxyRole::Gateway && has_malformed_escape(request.path()) {
+        return Err(RequestError::Path(
+            "an escape is not two hexadecimal digits",
+        ));
+    }
+    headers::prepare_request(&mut request.headers, forwarded_for, role, random);
+    Ok(request)
 }
 
 /// Makes a request canonical again that filters rewrote, and judges it again.
@@ -339,7 +358,8 @@ fn rule_for<'b>(
     routes.table_for(caller).lookup(request)
 }
 
-fn by_host<'t>(hosts: &'t HostTable, host: &str) -> Option<&'t Arc<Routes>> {
+/// The routes for a host as a request writes it.
+pub(crate) fn by_host<'t>(hosts: &'t HostTable, host: &str) -> Option<&'t Arc<Routes>> {
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) {
         return hosts.lookup(&host.to_ascii_lowercase());

@@ -20,7 +20,12 @@ pub(crate) fn reply(redirect: &Redirect, request: &CanonicalRequest, port: u16) 
     }
 }
 
-fn location(redirect: &Redirect, request: &CanonicalRequest, listener_port: u16) -> String {
+/// The `Location` of that answer.
+pub(crate) fn location(
+    redirect: &Redirect,
+    request: &CanonicalRequest,
+    listener_port: u16,
+) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or("http");
     let host = redirect
         .hostname
