@@ -12,6 +12,7 @@ mod process;
 mod test;
 mod tools;
 mod wasm32;
+mod zipkin;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ Commands:
   tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, and a curl with
                         HTTP/2 proxy tunnels. With --bench, also install the peers of the race
                         (haproxy, nginx, wrk) by apt-get.
+  tools --zipkin        Also fetch a real Zipkin server by Maven; it needs Java 17. For
+                        cargo xtask test -- -p wayline-tests -- --ignored zipkin
   test [-- ARGS…]       Set up the tools, build the wayline binary, run all tests of the workspace.
                         ARGS go to `cargo test`.
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["tools"] => tools::set_up().map(drop),
         ["tools", "--bench"] => tools::set_up().and_then(|_| bench_peers::install()),
+        ["tools", "--zipkin"] => tools::set_up().and_then(|_| zipkin::install()),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
         ["wasm32"] => wasm32::prepare(),
