@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use wayline_model::{Identity, TrustDomain};
 
+use crate::explain::ExplainArgs;
 use crate::logging::LogFormat;
 
 /// A waypoint, ingress and egress proxy for Istio ambient mesh.
@@ -36,6 +37,8 @@ pub(crate) enum Verb {
     Check(CheckArgs),
     /// Send a request into the mesh as a workload, through its waypoint.
     Curl(CurlArgs),
+    /// Say what would happen to a request, and which policy and route decide.
+    Explain(ExplainArgs),
     /// Show Bookinfo behind a waypoint and an ingress gateway, on this machine, until Ctrl-C.
     Demo(DemoArgs),
     /// Print the version.
@@ -96,9 +99,6 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_DRAIN_TIMEOUT"
     )]
     pub(crate) drain_timeout: Span,
-    /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
-    #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
-    pub(crate) log: Option<String>,
     /// How long connections are still let in after readiness has failed; a quarter of the drain timeout
     /// at the most, and nothing when nobody is connected.
     #[arg(
@@ -108,6 +108,9 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_DRAIN_DELAY"
     )]
     pub(crate) drain_delay: Span,
+    /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
+    #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
+    pub(crate) log: Option<String>,
     /// How log lines are written [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT", env = "WAYLINE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,

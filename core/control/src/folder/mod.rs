@@ -11,12 +11,13 @@ pub(crate) mod watch;
 mod yaml;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use wayline_model::Finding;
 use wayline_model::translate::{Options, Translation, Translator};
+use wayline_model::{Finding, Snapshot};
 
 use crate::publish::{Publication, Publisher};
 use objects::Objects;
@@ -65,6 +66,8 @@ pub struct Checked {
     pub objects: usize,
     /// What is wrong with them, by file and line.
     pub findings: Vec<Finding>,
+    /// What would be served.
+    pub snapshot: Arc<Snapshot>,
 }
 
 impl FolderSource {
@@ -112,8 +115,9 @@ impl Drop for FolderSource {
 pub fn check(paths: &[PathBuf], options: Options) -> Result<Checked, SourceError> {
     let mut reader = Reader::open(paths, options)?;
     reader.read_all();
-    let (_, findings) = reader.translate();
+    let (translation, findings) = reader.translate();
     Ok(Checked {
+        snapshot: translation.snapshot,
         files: reader.objects.file_count(),
         objects: reader.objects.resources().objects().count(),
         findings,

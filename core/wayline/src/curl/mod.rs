@@ -114,7 +114,7 @@ fn request(args: &CurlArgs, target: &Target) -> Result<Request<Full<Bytes>>, Fai
 }
 
 /// `Name: value`; `Name;` for an empty value; `Name:` for none at all.
-fn header(line: &str) -> Result<(HeaderName, Option<HeaderValue>), Failure> {
+pub(crate) fn header(line: &str) -> Result<(HeaderName, Option<HeaderValue>), Failure> {
     let refused =
         || Failure::new(format!("`{line}` is not a header")).remedy("write it as -H 'Name: value'");
     let (name, value) = match (line.split_once(':'), line.strip_suffix(';')) {

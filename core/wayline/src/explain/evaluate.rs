@@ -1,0 +1,448 @@
+//! From question and snapshot to the answer, in the order in which the data path decides: target,
+//! canonical request, policies, route, backends.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::StatusCode;
+use wayline_chain::{Connection, RequestContext};
+use wayline_control::Checked;
+use wayline_filters::authorization::{policy_input, refusal};
+use wayline_hbone::TunnelAuthority;
+use wayline_model::authorization::spec::Action;
+use wayline_model::authorization::{Authorization, PolicyInput, Trace, Verdict};
+use wayline_model::route::Routes;
+use wayline_model::service::AppProtocol;
+use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target};
+use wayline_model::{CanonicalRequest, Finding, ObjectRef, Snapshot};
+use wayline_proxy::decisions;
+
+use super::question::{Caller, Entry, Question};
+use super::report::{
+    AuthorizationReport, DryRunReport, Outcome, OutcomeKind, PolicyReport, Report, RequestReport,
+    RuleReport, TargetReport,
+};
+use super::routing;
+use crate::failure::Failure;
+
+/// What serves the request.
+pub(super) enum Place<'s> {
+    /// A tunnel's target.
+    Target(&'s Target),
+    /// A gateway's port.
+    Entrance(&'s Entrance),
+}
+
+impl Place<'_> {
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Target(target) => target.port,
+            Self::Entrance(entrance) => entrance.port,
+        }
+    }
+
+    fn proxy(&self) -> &Proxy {
+        match self {
+            Self::Target(target) => &target.proxy,
+            Self::Entrance(entrance) => &entrance.proxy,
+        }
+    }
+
+    fn authorization(&self) -> &Authorization {
+        match self {
+            Self::Target(target) => &target.authorization,
+            Self::Entrance(entrance) => &entrance.authorization,
+        }
+    }
+
+    /// The address the caller asked for, where one is known.
+    fn destination_ip(&self, question: &Question) -> Option<IpAddr> {
+        match (&question.entry, self) {
+            (Entry::Tunnel(TunnelAuthority::IpPort(address)), _) => Some(address.ip()),
+            (_, Self::Entrance(entrance)) => {
+                Some(entrance.address).filter(|address| !address.is_unspecified())
+            }
+            _ => None,
+        }
+    }
+
+    fn routes<'s>(&'s self, request: &CanonicalRequest) -> Option<&'s Arc<Routes>> {
+        match self {
+            Self::Target(target) => Some(&target.routes),
+            Self::Entrance(entrance) => decisions::entrance_routes(entrance, request),
+        }
+    }
+}
+
+/// Answers the question.
+pub(super) fn report(question: &Question, knowledge: &Checked) -> Result<Report, Failure> {
+    let snapshot = &*knowledge.snapshot;
+    let caller = question.caller(snapshot)?;
+    let mut report = Report {
+        api_version: "wayline.dev/v1",
+        kind: "WaylineExplain",
+        request: as_sent(question, &caller),
+        target: None,
+        authorization: None,
+        route: None,
+        outcome: outcome(OutcomeKind::NotServed, None, ""),
+        findings: Vec::new(),
+    };
+    let mut objects = Vec::new();
+    match place(question, snapshot) {
+        Ok(place) => {
+            report.target = Some(target_report(&place));
+            serve(
+                &mut report,
+                question,
+                &caller,
+                snapshot,
+                &place,
+                &mut objects,
+            )?;
+        }
+        Err((status, reason)) => {
+            report.outcome = Outcome {
+                status: status.map(|it| it.as_u16()),
+                ..outcome(
+                    OutcomeKind::NotServed,
+                    None,
+                    &format!("not served: {reason}"),
+                )
+            };
+            objects.extend(asked_for(question));
+        }
+    }
+    report.findings = touching(&knowledge.findings, &objects);
+    Ok(report)
+}
+
+/// The steps of an exchange. What they were made from is added to `objects`.
+fn serve(
+    report: &mut Report,
+    question: &Question,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    place: &Place<'_>,
+    objects: &mut Vec<ObjectRef>,
+) -> Result<(), Failure> {
+    objects.extend(objects_of(place));
+    let destination_ip = place.destination_ip(question);
+    let connection = question.connection(snapshot, caller, destination_ip, place.port());
+    if let Place::Target(target) = place
+        && target.protocol.is_opaque()
+    {
+        serve_opaque(report, snapshot, target, &connection, objects);
+        return Ok(());
+    }
+    let role = place.proxy().role;
+    let canonical = decisions::canonical_request(question.head(), snapshot, role, caller.source_ip);
+    let request = match canonical {
+        Ok(request) => request,
+        Err(error) => {
+            let answer = decisions::bad_request(&error);
+            report.outcome = outcome(OutcomeKind::BadRequest, Some(answer), &error.to_string());
+            return Ok(());
+        }
+    };
+    take_request(&mut report.request, &request);
+
+    let context = RequestContext::new(Rc::new(connection), request, true);
+    let trace = place.authorization().trace(&policy_input(&context));
+    let denied = take_trace(report, place.authorization(), &trace, objects);
+    if denied {
+        return Ok(());
+    }
+    let request = context.request();
+    let chosen = place.routes(request).and_then(|routes| {
+        let caller = caller.identity.as_ref().map(|it| it.namespace());
+        routing::choose(routes, caller, request)
+    });
+    let Some(chosen) = chosen else {
+        let summary = "no route matches";
+        report.outcome = outcome(OutcomeKind::Answered, Some(decisions::no_route()), summary);
+        return Ok(());
+    };
+    objects.extend(chosen.objects(snapshot));
+    let (route, result) = chosen.report(snapshot, request, place.port());
+    report.route = Some(route);
+    report.outcome = result;
+    Ok(())
+}
+
+/// Bytes that are not read: policy for connections, then the target's own endpoints.
+fn serve_opaque(
+    report: &mut Report,
+    snapshot: &Snapshot,
+    target: &Target,
+    connection: &Connection,
+    objects: &mut Vec<ObjectRef>,
+) {
+    let trace = target.authorization.trace(&PolicyInput {
+        identity: connection.identity.as_ref(),
+        source_ip: connection.source.ip(),
+        remote_ip: connection.source.ip(),
+        destination_ip: connection.destination_ip,
+        destination_port: connection.destination_port,
+        sni: connection.sni.as_deref(),
+        request: None,
+    });
+    if take_trace(report, &target.authorization, &trace, objects) {
+        // A tunnel is refused where a request would have been answered.
+        report.outcome.status = Some(StatusCode::UNAUTHORIZED.as_u16());
+        return;
+    }
+    let cluster = snapshot.clusters.get(&target.cluster);
+    let name = cluster.map_or("-", |cluster| &*cluster.name);
+    let summary = format!("forwarded as opaque bytes to {name}: the port is not read as HTTP");
+    report.outcome = outcome(OutcomeKind::Forwarded, None, &summary);
+}
+
+fn place<'s>(
+    question: &Question,
+    snapshot: &'s Snapshot,
+) -> Result<Place<'s>, (Option<StatusCode>, String)> {
+    match &question.entry {
+        Entry::Tunnel(authority) => match decisions::tunnel_target(snapshot, authority) {
+            Ok(target) => Ok(Place::Target(target)),
+            Err((status, reason)) => Err((Some(status), format!("{authority}: {reason}"))),
+        },
+        Entry::Gateway {
+            namespace,
+            name,
+            port,
+        } => {
+            let doors = snapshot.entrances.iter().filter(|entrance| {
+                *entrance.proxy.namespace == **namespace && *entrance.proxy.name == **name
+            });
+            let doors: Vec<&Arc<Entrance>> = doors.collect();
+            match doors.iter().find(|entrance| entrance.port == *port) {
+                Some(entrance) => Ok(Place::Entrance(entrance)),
+                None => Err((None, closed(namespace, name, *port, &doors))),
+            }
+        }
+    }
+}
+
+fn closed(namespace: &str, name: &str, port: u16, doors: &[&Arc<Entrance>]) -> String {
+    if doors.is_empty() {
+        return format!("no Gateway {namespace}/{name} with listeners is played");
+    }
+    let ports: Vec<String> = doors.iter().map(|door| door.port.to_string()).collect();
+    format!(
+        "the Gateway {namespace}/{name} does not listen on port {port}; it does on {}",
+        ports.join(", ")
+    )
+}
+
+/// Notes what the policies say; whether they refuse.
+fn take_trace(
+    report: &mut Report,
+    authorization: &Authorization,
+    trace: &Trace<'_>,
+    objects: &mut Vec<ObjectRef>,
+) -> bool {
+    let verdict = &trace.judgement.verdict;
+    let (decided_by, reason) = match verdict {
+        Verdict::Allow(Some(rule)) => (Some(rule), format!("{} matches", words(rule))),
+        Verdict::Allow(None) if authorization.is_empty() => (None, "no policy applies".to_owned()),
+        Verdict::Allow(None) => (
+            None,
+            "no DENY rule matches and there is no ALLOW policy".to_owned(),
+        ),
+        Verdict::Deny(Some(rule)) => (Some(rule), format!("{} matches", words(rule))),
+        Verdict::Deny(None) => (
+            None,
+            match authorization.denied_because() {
+                Some(reason) => format!("everything is refused: {reason}"),
+                None => format!("no rule of {} matches", allow_policies(trace)),
+            },
+        ),
+    };
+    let policies = trace.policies.iter();
+    objects
+        .extend(policies.map(|it| {
+            ObjectRef::new("AuthorizationPolicy", &it.policy.namespace, &it.policy.name)
+        }));
+    if !verdict.is_allowed() {
+        let rule = match verdict {
+            Verdict::Deny(rule) => rule.as_ref(),
+            Verdict::Allow(_) => None,
+        };
+        let reply = refusal(rule);
+        let summary = format!("denied: {reason}");
+        report.outcome = outcome(
+            OutcomeKind::Denied,
+            Some((reply.status, reply.details)),
+            &summary,
+        );
+    }
+    report.authorization = Some(AuthorizationReport {
+        allowed: verdict.is_allowed(),
+        decided_by: decided_by.map(ToString::to_string),
+        reason,
+        dry_run: trace.judgement.shadow.as_ref().map(|shadow| DryRunReport {
+            allowed: shadow.is_allowed(),
+            decided_by: match shadow {
+                Verdict::Allow(rule) | Verdict::Deny(rule) => {
+                    rule.as_ref().map(ToString::to_string)
+                }
+            },
+        }),
+        policies: trace.policies.iter().map(policy_report).collect(),
+    });
+    !verdict.is_allowed()
+}
+
+fn allow_policies(trace: &Trace<'_>) -> String {
+    let policies = trace.policies.iter().map(|it| it.policy);
+    let names: Vec<String> = policies
+        .filter(|it| it.action == Action::Allow && !it.dry_run)
+        .map(|it| format!("{}/{}", it.namespace, it.name))
+        .collect();
+    format!("the ALLOW policies ({})", names.join(", "))
+}
+
+fn words(rule: &wayline_model::authorization::RuleRef) -> String {
+    format!(
+        "rule {} of AuthorizationPolicy {}/{}",
+        rule.rule, rule.namespace, rule.policy
+    )
+}
+
+fn policy_report(trace: &wayline_model::authorization::PolicyTrace<'_>) -> PolicyReport {
+    let rules = trace.rules.iter().map(|rule| RuleReport {
+        index: rule.index,
+        matched: rule.matched,
+        unmet: rule.unmet.iter().map(ToString::to_string).collect(),
+    });
+    PolicyReport {
+        namespace: Arc::clone(&trace.policy.namespace),
+        name: Arc::clone(&trace.policy.name),
+        action: trace.policy.action,
+        dry_run: trace.policy.dry_run,
+        rules: rules.collect(),
+    }
+}
+
+fn as_sent(question: &Question, caller: &Caller) -> RequestReport {
+    let head = question.head();
+    RequestReport {
+        method: head.method.to_string(),
+        authority: None,
+        path: head.uri.to_string(),
+        original_path: None,
+        identity: caller.identity.as_ref().map(ToString::to_string),
+        source_ip: caller.source_ip.to_string(),
+        source_ip_assumed: caller.is_assumed,
+    }
+}
+
+fn take_request(report: &mut RequestReport, request: &CanonicalRequest) {
+    report.authority = Some(request.authority.as_str().to_owned());
+    report.path = request.path.to_string();
+    report.original_path = request.original_path.as_ref().map(ToString::to_string);
+}
+
+fn target_report(place: &Place<'_>) -> TargetReport {
+    let proxy = place.proxy();
+    let target = TargetReport {
+        proxy: format!("{}/{}", proxy.namespace, proxy.name),
+        role: match proxy.role {
+            ProxyRole::Waypoint => "waypoint",
+            ProxyRole::Gateway => "gateway",
+        },
+        port: place.port(),
+        protocol: "http",
+        ..TargetReport::default()
+    };
+    match place {
+        Place::Entrance(_) => target,
+        Place::Target(it) => TargetReport {
+            service: it.service.as_ref().map(|it| it.hostname.to_string()),
+            workload: it
+                .workload
+                .as_ref()
+                .map(|it| format!("{}/{}", it.namespace, it.name)),
+            protocol: match it.protocol {
+                AppProtocol::Http => "http",
+                AppProtocol::Http2 => "http2",
+                AppProtocol::Grpc => "grpc",
+                AppProtocol::Tcp => "tcp",
+                AppProtocol::Tls => "tls",
+                AppProtocol::Undeclared => "undeclared",
+            },
+            ..target
+        },
+    }
+}
+
+pub(super) fn outcome(
+    verdict: OutcomeKind,
+    answer: Option<(StatusCode, Arc<str>)>,
+    summary: &str,
+) -> Outcome {
+    Outcome {
+        verdict,
+        status: answer.as_ref().map(|(status, _)| status.as_u16()),
+        details: answer.map(|(_, details)| details.to_string()),
+        summary: summary.to_owned(),
+    }
+}
+
+/// The objects a place is made from, but for policies and routes.
+fn objects_of(place: &Place<'_>) -> Vec<ObjectRef> {
+    let proxy = place.proxy();
+    let mut objects = vec![ObjectRef::new("Gateway", &proxy.namespace, &proxy.name)];
+    if let Place::Target(target) = place {
+        let service = target.service.as_ref();
+        objects.extend(service.map(|it| ObjectRef::new("Service", &it.namespace, &it.name)));
+        let pod = target.workload.as_ref();
+        objects.extend(pod.map(|it| ObjectRef::new("Pod", &it.namespace, &it.name)));
+    }
+    if let Some(reason) = place.authorization().denied_because() {
+        objects.extend(named_in(reason));
+    }
+    objects
+}
+
+/// The objects that a reason names, as `Kind namespace/name`.
+fn named_in(reason: &str) -> Vec<ObjectRef> {
+    let words: Vec<&str> = reason.split_whitespace().collect();
+    let pairs = words.windows(2).filter_map(|pair| {
+        let (namespace, name) = pair[1]
+            .trim_end_matches([',', ':', ';', '.'])
+            .split_once('/')?;
+        Some(ObjectRef::new(pair[0], namespace, name))
+    });
+    pairs.collect()
+}
+
+/// What a target that is not served is called.
+fn asked_for(question: &Question) -> Vec<ObjectRef> {
+    match &question.entry {
+        Entry::Tunnel(TunnelAuthority::Host { host, .. }) => {
+            let mut labels = host.as_str().split('.');
+            match (labels.next(), labels.next()) {
+                (Some(name), Some(namespace)) => {
+                    vec![ObjectRef::new("Service", namespace, name)]
+                }
+                _ => Vec::new(),
+            }
+        }
+        Entry::Tunnel(TunnelAuthority::IpPort(_)) => Vec::new(),
+        Entry::Gateway {
+            namespace, name, ..
+        } => vec![ObjectRef::new("Gateway", namespace, name)],
+    }
+}
+
+fn touching(findings: &[Finding], objects: &[ObjectRef]) -> Vec<Finding> {
+    let names: Vec<String> = objects.iter().map(ToString::to_string).collect();
+    let touches = |finding: &&Finding| {
+        let object = finding.object.as_ref();
+        object.is_some_and(|object| names.contains(object))
+    };
+    findings.iter().filter(touches).cloned().collect()
+}
