@@ -154,7 +154,9 @@ fn describe(error: UpstreamError) -> CalloutError {
         UpstreamError::Connect { reason, .. } => CalloutError::Unreachable(reason),
         UpstreamError::Reset { .. } => CalloutError::Reset("connection termination".into()),
         UpstreamError::Protocol => CalloutError::Reset("protocol error".into()),
-        UpstreamError::AttemptTimeout | UpstreamError::RequestTimeout => CalloutError::Timeout,
+        UpstreamError::AttemptTimeout { .. } | UpstreamError::RequestTimeout => {
+            CalloutError::Timeout
+        }
         UpstreamError::Client => CalloutError::Reset("the request was withdrawn".into()),
     }
 }

@@ -12,6 +12,7 @@ mod gateway;
 mod hbone;
 mod hbone_out;
 mod protocol;
+mod retries;
 mod routing;
 mod scene;
 mod telemetry;

@@ -91,8 +91,8 @@ pub struct HttpRouteRule {
     pub backend_refs: Vec<HttpBackendRef>,
     /// Timeouts; without them an exchange may take as long as it takes.
     pub timeouts: Option<HttpRouteTimeouts>,
-    /// Retries; not supported yet.
-    pub retry: Option<Value>,
+    /// Retries; without them Istio's default policy.
+    pub retry: Option<HttpRouteRetry>,
     /// Session persistence; not supported yet.
     pub session_persistence: Option<Value>,
 }
@@ -105,6 +105,18 @@ pub struct HttpRouteTimeouts {
     pub request: Option<String>,
     /// For one attempt.
     pub backend_request: Option<String>,
+}
+
+/// When a request is tried again (GEP-1731).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct HttpRouteRetry {
+    /// Statuses that are retried, besides connection errors.
+    pub codes: Vec<u16>,
+    /// Further attempts; 2 by default.
+    pub attempts: Option<i64>,
+    /// The least pause between attempts, as a Gateway API Duration; 25 ms by default.
+    pub backoff: Option<String>,
 }
 
 /// One match: all of its parts must hold.

@@ -20,7 +20,7 @@ use crate::route::{
     Rewrite, RouteMatch, ValueMatch,
 };
 
-pub(crate) use reliability::timeouts;
+pub(crate) use reliability::{retry, timeouts};
 
 /// What is wrong with a part of a route, and where in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,6 +65,9 @@ pub(crate) fn problems(route: &HttpRoute) -> Vec<Problem> {
             problems.push(problem.below(&at));
         }
         if let Err(problem) = timeouts(rule) {
+            problems.push(problem.below(&at));
+        }
+        if let Err(problem) = retry(rule) {
             problems.push(problem.below(&at));
         }
         for (b, backend) in rule.backend_refs.iter().enumerate() {

@@ -150,8 +150,20 @@ pub struct RetryPolicy {
     pub on_grpc_unavailable: bool,
     /// gRPC status `cancelled` in the response head.
     pub on_grpc_cancelled: bool,
-    /// Statuses that are retried.
+    /// The upstream ended the exchange before the response head; methods that may be repeated only.
+    pub on_reset: bool,
+    /// An attempt took longer than [`Timeouts::backend_request`]; methods that may be repeated only.
+    pub on_timeout: bool,
+    /// Statuses that are retried, whatever the method.
     pub status_codes: Vec<StatusCode>,
+    /// The least pause before another attempt; at once if there is none. Its upper end doubles from
+    /// attempt to attempt, up to ten times as long.
+    pub backoff: Option<Duration>,
+}
+
+impl RetryPolicy {
+    /// Attempts that a policy may ask for at the most.
+    pub const MAX_ATTEMPTS: u32 = 20;
 }
 
 impl Default for RetryPolicy {
@@ -163,7 +175,10 @@ impl Default for RetryPolicy {
             on_refused_stream: true,
             on_grpc_unavailable: true,
             on_grpc_cancelled: true,
+            on_reset: false,
+            on_timeout: false,
             status_codes: Vec::new(),
+            backoff: None,
         }
     }
 }

@@ -196,7 +196,7 @@ impl RuleCompiler<'_> {
                 backends: backends.to_vec(),
                 total_weight,
                 rewrite,
-                retry: RetryPolicy::default(),
+                retry: ready::retry(self.rule).unwrap_or_default(),
                 timeouts: ready::timeouts(self.rule).unwrap_or_default(),
             }),
             Err(problem) => failure(&problem.reason),
@@ -246,18 +246,23 @@ impl RuleCompiler<'_> {
     }
 
     fn name_what_is_ignored(&self, findings: &mut Vec<Finding>) {
-        let later = [
-            ("retry", self.rule.retry.is_some()),
-            (
-                "sessionPersistence",
-                self.rule.session_persistence.is_some(),
-            ),
-        ];
+        let later = [(
+            "sessionPersistence",
+            self.rule.session_persistence.is_some(),
+        )];
         for (field, _) in later.iter().filter(|(_, given)| *given) {
             findings.push(
                 Finding::error(format!("{field} is not yet supported; it has no effect"))
                     .on(self.object)
                     .field(format!("spec.rules[{}].{field}", self.index)),
+            );
+        }
+        let attempts = self.rule.retry.as_ref().and_then(|retry| retry.attempts);
+        if attempts.is_some_and(|attempts| attempts > i64::from(RetryPolicy::MAX_ATTEMPTS)) {
+            findings.push(
+                Finding::hint("more than 20 attempts count as 20")
+                    .on(self.object)
+                    .field(format!("spec.rules[{}].retry.attempts", self.index)),
             );
         }
         let redirects = self

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use wayline_model::route::RouteAction;
+use wayline_model::route::{RetryPolicy, RouteAction};
 
 use crate::world::*;
 
@@ -245,7 +246,6 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
             ),
             "500",
         ),
-        (json!({"retry": {"attempts": 3}}), "v1=1"),
         (json!({"sessionPersistence": {"type": "Cookie"}}), "v1=1"),
     ];
     for (mut rule, expected) in cases {
@@ -300,6 +300,42 @@ fn timeouts_are_those_written_and_zero_is_none() {
             _ => None,
         };
         assert_eq!(found, expected, "{timeouts}");
+    }
+}
+
+#[test]
+fn retries_add_to_the_default_policy() {
+    let retried = |retry: Value| {
+        let rules = json!([{"backendRefs": [backend("v1", 1)], "retry": retry}]);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let table = &target(&translation.snapshot, WEB, 80).routes.producer;
+        match &table.lookup(&get("/")).unwrap().action {
+            RouteAction::Forward(forward) => Some(forward.retry.clone()),
+            _ => None,
+        }
+    };
+    assert_eq!(retried(json!(null)), Some(RetryPolicy::default()));
+    let stanza = |attempts, millis, status_codes| RetryPolicy {
+        attempts,
+        on_reset: true,
+        on_timeout: true,
+        backoff: Some(Duration::from_millis(millis)),
+        status_codes,
+        ..RetryPolicy::default()
+    };
+    assert_eq!(retried(json!({})), Some(stanza(2, 25, Vec::new())));
+    let codes = vec![StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT];
+    assert_eq!(
+        retried(json!({"codes": [503, 409], "attempts": 4, "backoff": "1s"})),
+        Some(stanza(4, 1000, codes))
+    );
+    for refused in [
+        json!({"codes": [200]}),
+        json!({"codes": [600]}),
+        json!({"attempts": -1}),
+        json!({"backoff": "-1s"}),
+    ] {
+        assert_eq!(retried(refused.clone()), None, "{refused}");
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) enum BodyError {
     /// The response was not complete in time.
     #[error("the response was not complete in time")]
     Timeout,
+    /// Another attempt reads the body now.
+    #[error("another attempt reads the body")]
+    Superseded,
     /// The upstream connection ended.
     #[error("the upstream connection ended inside the body")]
     Upstream,
@@ -57,6 +60,8 @@ pub(crate) struct ClientBody {
     replayable: Cell<bool>,
     ended: Cell<bool>,
     failed: Cell<bool>,
+    /// Number of the attempt that reads.
+    attempt: Cell<u32>,
 }
 
 /// Where the client's bytes come from.
@@ -79,14 +84,17 @@ impl ClientBody {
             replayable: Cell::new(true),
             ended: Cell::new(false),
             failed: Cell::new(false),
+            attempt: Cell::new(0),
         })
     }
 
     /// The body for one attempt.
     pub(crate) fn attempt(self: &Rc<Self>) -> RequestBody {
+        self.attempt.set(self.attempt.get() + 1);
         RequestBody::Client(Replay {
             body: Rc::clone(self),
             position: 0,
+            attempt: self.attempt.get(),
         })
     }
 
@@ -173,6 +181,7 @@ impl RequestBody {
 pub(crate) struct Replay {
     body: Rc<ClientBody>,
     position: usize,
+    attempt: u32,
 }
 
 impl Body for RequestBody {
@@ -186,6 +195,11 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Client(replay) => {
+                // The stream of an attempt that was given up may live on for a moment, and would
+                // take away what the next one waits for.
+                if replay.attempt != replay.body.attempt.get() {
+                    return Poll::Ready(Some(Err(BodyError::Superseded)));
+                }
                 let again = replay.body.sent.borrow().get(replay.position).cloned();
                 if let Some(data) = again {
                     replay.position += 1;

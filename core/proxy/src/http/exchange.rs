@@ -432,6 +432,9 @@ async fn send(
         Ok(response) => response,
         Err(error) => return Err(fail(book, reply::upstream(&error))),
     };
+    if book.attempts.exhausted {
+        book.flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
     let took = book.elapsed();
     if let Some(page) = &mut book.log {
         page.service_time = Some(took);

@@ -90,8 +90,10 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
             "upstream_reset_before_response_started{protocol_error}".into(),
             ResponseFlag::UpstreamProtocolError.into(),
         ),
-        UpstreamError::AttemptTimeout => timed_out("upstream_per_try_timeout"),
-        UpstreamError::RequestTimeout => timed_out("response_timeout"),
+        UpstreamError::AttemptTimeout { retried } => {
+            timed_out("upstream_per_try_timeout", *retried)
+        }
+        UpstreamError::RequestTimeout => timed_out("response_timeout", false),
         UpstreamError::Client => (
             StatusCode::BAD_REQUEST,
             Bytes::new(),
@@ -118,19 +120,19 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
 pub(crate) fn broken_body(error: &BodyError) -> (ResponseFlag, &'static str) {
     match error {
         BodyError::Timeout => (ResponseFlag::UpstreamRequestTimeout, "response_timeout"),
-        BodyError::Broken(_) | BodyError::Filter | BodyError::Upstream => (
+        BodyError::Broken(_) | BodyError::Filter | BodyError::Superseded | BodyError::Upstream => (
             ResponseFlag::UpstreamConnectionTermination,
             "upstream_reset_after_response_started{connection_termination}",
         ),
     }
 }
 
-fn timed_out(details: &str) -> (StatusCode, Bytes, Arc<str>, ResponseFlags) {
+fn timed_out(details: &str, retried: bool) -> (StatusCode, Bytes, Arc<str>, ResponseFlags) {
     (
         StatusCode::GATEWAY_TIMEOUT,
         Bytes::from_static(b"upstream request timeout"),
         details.into(),
-        ResponseFlag::UpstreamRequestTimeout.into(),
+        with_retries(ResponseFlag::UpstreamRequestTimeout, retried),
     )
 }
 

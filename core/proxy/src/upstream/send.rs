@@ -16,10 +16,8 @@ use super::connect::{self, Checkout, ConnectFailure};
 use super::endpoint::{EndpointState, InFlight};
 use super::response::{Lease, UpstreamBody};
 use crate::http::body::{ClientBody, RequestBody};
+use crate::random::Random;
 use crate::worker::Worker;
-
-/// Attempts that a policy may ask for at the most.
-const MAX_ATTEMPTS: u32 = 20;
 
 /// A request as every attempt sends it.
 pub(crate) struct UpstreamRequest {
@@ -46,6 +44,8 @@ pub(crate) struct Attempts {
     pub(crate) transport_failure: Option<Arc<str>>,
     /// How many there were.
     pub(crate) count: u32,
+    /// The response is one that would be retried, had there not been enough attempts.
+    pub(crate) exhausted: bool,
 }
 
 /// Why there is no response.
@@ -62,7 +62,7 @@ pub(crate) enum UpstreamError {
     /// The client broke off inside its body.
     Client,
     /// The last attempt took longer than one may.
-    AttemptTimeout,
+    AttemptTimeout { retried: bool },
     /// All attempts together took longer than they may.
     RequestTimeout,
 }
@@ -93,7 +93,7 @@ pub(crate) async fn send(
     let client_body = request.body.clone();
     let mut tried: Vec<Rc<EndpointState>> = Vec::new();
     let mut request = Some(request);
-    let mut left = retry.attempts.min(MAX_ATTEMPTS);
+    let mut left = retry.attempts.min(RetryPolicy::MAX_ATTEMPTS);
     let mut fresh = false;
     loop {
         let endpoint = worker
@@ -115,10 +115,10 @@ pub(crate) async fn send(
         let retried = attempts.count > 1;
         let failure = match outcome {
             Ok((response, body)) => {
-                let again = left > 0
-                    && request.as_ref().is_some_and(can_resend)
-                    && wants_retry(retry, &response);
-                if !again {
+                let again = left > 0 && request.as_ref().is_some_and(can_resend);
+                let wanted = wants_retry(retry, &response);
+                if !(again && wanted) {
+                    attempts.exhausted = wanted && retried && left == 0;
                     return Ok((response, body));
                 }
                 None
@@ -126,6 +126,11 @@ pub(crate) async fn send(
             Err(failure) => Some(failure),
         };
         let resendable = request.as_ref().is_some_and(can_resend);
+        // Whoever got the request may have acted on it.
+        let repeatable = resendable
+            && request
+                .as_ref()
+                .is_some_and(|request| is_idempotent(&request.method));
         if client_body
             .as_ref()
             .is_some_and(|body| body.client_failed())
@@ -160,11 +165,25 @@ pub(crate) async fn send(
                     retried: exhausted(retry.on_refused_stream),
                 });
             }
-            Some(Failure::Stale | Failure::Reset) => {
-                return Err(UpstreamError::Reset { retried: false });
+            Some(Failure::Stale | Failure::Reset) if retry.on_reset && left > 0 && repeatable => {
+                left -= 1
             }
-            Some(Failure::TimedOut) => return Err(UpstreamError::AttemptTimeout),
+            Some(Failure::Stale | Failure::Reset) => {
+                return Err(UpstreamError::Reset {
+                    retried: exhausted(retry.on_reset),
+                });
+            }
+            Some(Failure::TimedOut) if retry.on_timeout && left > 0 && repeatable => left -= 1,
+            Some(Failure::TimedOut) => {
+                return Err(UpstreamError::AttemptTimeout {
+                    retried: exhausted(retry.on_timeout),
+                });
+            }
             Some(Failure::Protocol) => return Err(UpstreamError::Protocol),
+        }
+        if let Some(least) = retry.backoff {
+            let pause = pause(least, attempts.count, &worker.random);
+            Box::pin(tokio::time::sleep(pause)).await;
         }
         tried.push(endpoint);
     }
@@ -192,7 +211,7 @@ async fn attempt(
             // copy stays for the second time.
             let reused = connection.is_reused();
             let may_be_stale = reused && is_idempotent(&wanted.method) && !endpoint.is_trusted();
-            let message = if may_be_stale || !retry.status_codes.is_empty() {
+            let message = if may_be_stale || sends_again(retry) {
                 wanted.to_h1()
             } else {
                 match request.take() {
@@ -209,16 +228,14 @@ async fn attempt(
                     UpstreamBody::new(body, Lease::H1(connection, in_flight))
                 })),
                 Err(failure) => {
-                    if let Some(unsent) = failure.unsent
-                        && request.is_none()
-                    {
-                        *request = Some(UpstreamRequest::from_unsent(unsent));
+                    if let Some(unsent) = failure.unsent {
+                        request.get_or_insert_with(|| UpstreamRequest::from_unsent(unsent));
                         return Err(Failure::Stale);
                     }
                     if failure.error.is_parse() {
                         return Err(Failure::Protocol);
                     }
-                    Err(if reused {
+                    Err(if may_be_stale {
                         Failure::Stale
                     } else {
                         Failure::Reset
@@ -345,6 +362,21 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// Whether a policy may ask for a request again that the upstream got.
+fn sends_again(retry: &RetryPolicy) -> bool {
+    retry.attempts > 0 && (retry.on_reset || retry.on_timeout || !retry.status_codes.is_empty())
+}
+
+/// How long to wait behind so many attempts: at least `least`; the upper end, twice as long at first,
+/// doubles each time up to ten times as long. Drawn at random, lest those who failed together come
+/// back together.
+fn pause(least: Duration, attempts: u32, random: &Random) -> Duration {
+    let most = least.saturating_mul(2u32.saturating_pow(attempts).min(10));
+    let spread = most.saturating_sub(least).as_micros();
+    let extra = random.below(usize::try_from(spread).unwrap_or(usize::MAX));
+    least.saturating_add(Duration::from_micros(extra as u64))
+}
+
 fn wants_retry(retry: &RetryPolicy, response: &Response<()>) -> bool {
     if retry.status_codes.contains(&response.status()) {
         return true;
@@ -375,4 +407,30 @@ fn was_refused(error: &hyper::Error) -> bool {
 
 fn is_protocol_error(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(|error| error.reason() == Some(h2::Reason::PROTOCOL_ERROR))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::pause;
+    use crate::random::Random;
+
+    #[test]
+    fn pauses_grow_to_ten_times_the_least() {
+        let random = Random::new();
+        let least = Duration::from_millis(100);
+        for (attempts, most) in [(1, 200), (2, 400), (3, 800), (4, 1000), (40, 1000)] {
+            let drawn: Vec<_> = (0..1000).map(|_| pause(least, attempts, &random)).collect();
+            let range = least..Duration::from_millis(most);
+            assert!(drawn.iter().all(|it| range.contains(it)), "{attempts}");
+            // Nine tenths of the range are seen.
+            let widest = drawn.iter().max().unwrap().saturating_sub(least);
+            assert!(
+                widest > (range.end - least) * 9 / 10,
+                "{attempts}: {widest:?}"
+            );
+        }
+        assert_eq!(pause(Duration::MAX, 3, &random), Duration::MAX);
+    }
 }

@@ -1,10 +1,12 @@
-//! Timeouts of a rule as ready values.
+//! Timeouts and retries of a rule as ready values.
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::Problem;
 use crate::resource::http_route::HttpRouteRule;
-use crate::route::Timeouts;
+use crate::route::{RetryPolicy, Timeouts};
 
 /// The timeouts of a rule; `0s` switches one off.
 pub(crate) fn timeouts(rule: &HttpRouteRule) -> Result<Timeouts, Problem> {
@@ -30,6 +32,47 @@ pub(crate) fn timeouts(rule: &HttpRouteRule) -> Result<Timeouts, Problem> {
         backend_request: backend_request.filter(|limit| !limit.is_zero()),
     })
 }
+
+/// The retry policy of a rule: Istio's default, and what the rule asks for on top of it.
+pub(crate) fn retry(rule: &HttpRouteRule) -> Result<RetryPolicy, Problem> {
+    let default = RetryPolicy::default();
+    let Some(written) = &rule.retry else {
+        return Ok(default);
+    };
+    let attempts = match written.attempts {
+        None => default.attempts,
+        Some(attempts) => u32::try_from(attempts).map_err(|_| {
+            Problem::new("retry.attempts", "must not be negative; 0 means no retries")
+        })?,
+    };
+    let mut status_codes = Vec::with_capacity(written.codes.len());
+    for (c, code) in written.codes.iter().enumerate() {
+        let status = StatusCode::from_u16(*code)
+            .ok()
+            .filter(|status| status.is_client_error() || status.is_server_error());
+        status_codes.push(status.ok_or_else(|| {
+            Problem::new(
+                format!("retry.codes[{c}]"),
+                "only statuses from 400 to 599 can be retried",
+            )
+        })?);
+    }
+    let backoff = match &written.backoff {
+        Some(text) => duration(text, "retry.backoff")?,
+        None => DEFAULT_BACKOFF,
+    };
+    Ok(RetryPolicy {
+        attempts,
+        on_reset: true,
+        on_timeout: true,
+        status_codes,
+        backoff: Some(backoff).filter(|backoff| !backoff.is_zero()),
+        ..default
+    })
+}
+
+/// Envoy's base interval.
+const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// A Gateway API Duration (GEP-2257): up to four whole numbers of up to five digits, each with a unit.
 pub(super) fn duration(text: &str, at: &str) -> Result<Duration, Problem> {

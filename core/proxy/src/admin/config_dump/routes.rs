@@ -193,8 +193,9 @@ fn forward(snapshot: &Snapshot, forward: &Forward) -> Value {
         }
     };
     value["timeout"] = seconds(millis(forward.timeouts.request.unwrap_or_default())).into();
-    if forward.retry.attempts > 0 {
-        value["retry_policy"] = retry(&forward.retry);
+    let per_try = forward.timeouts.backend_request;
+    if forward.retry.attempts > 0 || per_try.is_some() {
+        value["retry_policy"] = retry(&forward.retry, per_try);
     }
     if let Some(rewrite) = &forward.rewrite {
         if let Some(host) = &rewrite.hostname {
@@ -220,23 +221,34 @@ fn missing(backend: &WeightedBackend) -> Option<Value> {
     Some(json!({"weight": backend.weight, "reason": &**reason}))
 }
 
-fn retry(policy: &RetryPolicy) -> Value {
+fn retry(policy: &RetryPolicy, per_try: Option<Duration>) -> Value {
     let on: Vec<&str> = [
         (policy.on_connect_failure, "connect-failure"),
         (policy.on_refused_stream, "refused-stream"),
         (policy.on_grpc_unavailable, "unavailable"),
         (policy.on_grpc_cancelled, "cancelled"),
+        (policy.on_reset, "reset"),
         (!policy.status_codes.is_empty(), "retriable-status-codes"),
     ]
     .into_iter()
     .filter_map(|(set, name)| set.then_some(name))
     .collect();
     let codes: Vec<u16> = policy.status_codes.iter().map(StatusCode::as_u16).collect();
-    json!({
+    let mut value = json!({
         "retry_on": on.join(","),
         "num_retries": policy.attempts,
         "retriable_status_codes": codes,
-    })
+    });
+    if let Some(per_try) = per_try {
+        value["per_try_timeout"] = seconds(millis(per_try)).into();
+    }
+    if let Some(base) = policy.backoff {
+        value["retry_back_off"] = json!({
+            "base_interval": seconds(millis(base)),
+            "max_interval": seconds(millis(base.saturating_mul(10))),
+        });
+    }
+    value
 }
 
 fn redirect(redirect: &Redirect) -> Value {
