@@ -37,6 +37,40 @@ fn a_backend_that_is_down_is_503_with_envoys_words() {
 }
 
 #[test]
+fn an_answer_with_two_readings_is_502() {
+    let mesh = scene::echo_mesh(&[]);
+    let _backend = Backend::raw(mesh.ip(ECHO), PORT, |_, mut stream| {
+        let mut request = [0; 1024];
+        let read = stream.read(&mut request).unwrap_or(0);
+        let request = String::from_utf8_lossy(&request[..read]);
+        let answer = match request.split(' ').nth(1) {
+            Some("/both") => {
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+            }
+            Some("/coded") => "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+            Some("/switched") => {
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+            }
+            Some("/twice") => {
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
+            }
+            _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let _wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    for path in ["/both", "/coded", "/switched", "/twice"] {
+        let answer = Request::get(path).send(tunnel.address);
+        assert_eq!(answer.status, 502, "{path}");
+        let line = mesh.logged(path);
+        assert!(line.contains(" 502 UPE "), "{line}");
+    }
+    let answer = Request::get("/sound").send(tunnel.address);
+    assert_eq!((answer.status, &*answer.text()), (200, "abc"));
+}
+
+#[test]
 fn no_endpoint_at_all_is_uh() {
     let mesh = scene::echo_mesh(&[]);
     let mut documents = scene::waypoint();

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -11,6 +12,7 @@ use super::deadline::Deadline;
 use super::endpoint::InFlight;
 use super::h1::H1Connection;
 use super::h2::StreamCount;
+use crate::io::Io;
 use crate::http::body::{BodyError, clean_trailers};
 
 /// A response body from upstream.
@@ -18,6 +20,18 @@ pub(crate) struct UpstreamBody {
     /// What arrived together with the head.
     first: Option<Result<Frame<Bytes>, BodyError>>,
     rest: Option<Rest>,
+    switched: Option<Box<Switched>>,
+}
+
+/// An HTTP/1 connection that speaks another protocol from now on.
+pub(crate) struct Switched {
+    /// The connection.
+    pub(crate) io: Io,
+    /// What arrived behind the response.
+    pub(crate) first: Bytes,
+    /// What is spoken now.
+    pub(crate) protocol: HeaderValue,
+    pub(crate) _in_flight: InFlight,
 }
 
 struct Rest {
@@ -45,30 +59,52 @@ impl UpstreamBody {
             return Self {
                 first: None,
                 rest: None,
+                switched: None,
             };
         }
         if !matches!(lease, Lease::H1(..)) {
             return Self {
                 first: None,
                 rest: Some(Rest::new(body, lease)),
+                switched: None,
             };
         }
         let mut now = Context::from_waker(Waker::noop());
         let (first, ended) = match Pin::new(&mut body).poll_frame(&mut now) {
             Poll::Pending => (None, false),
-            Poll::Ready(None) => (None, true),
+            // Of a connection that broke this may not be the end; its driver knows.
+            Poll::Ready(None) => (None, !lease.is_broken()),
             Poll::Ready(Some(frame)) => {
                 (Some(frame.map_err(BodyError::from)), body.is_end_stream())
             }
         };
         if ended {
             lease.release();
-            return Self { first, rest: None };
+            return Self {
+                first,
+                rest: None,
+                switched: None,
+            };
         }
         Self {
             first,
             rest: Some(Rest::new(body, lease)),
+            switched: None,
         }
+    }
+
+    /// No body: the connection speaks another protocol.
+    pub(crate) fn switched(switched: Switched) -> Self {
+        Self {
+            first: None,
+            rest: None,
+            switched: Some(Box::new(switched)),
+        }
+    }
+
+    /// The connection, if it speaks another protocol.
+    pub(crate) fn take_switched(&mut self) -> Option<Box<Switched>> {
+        self.switched.take()
     }
 
     /// What has not come by then is cut off.
@@ -197,6 +233,14 @@ impl Rest {
 }
 
 impl Lease {
+    /// Whether the connection broke under the response.
+    fn is_broken(&self) -> bool {
+        match self {
+            Self::H1(connection, _) => connection.failed(),
+            Self::H2 { .. } => false,
+        }
+    }
+
     /// The exchange is over: what can be used again is kept.
     fn release(self) {
         match self {

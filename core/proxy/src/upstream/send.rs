@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -224,6 +224,7 @@ async fn attempt(
                 endpoint.reuse(sent.is_ok());
             }
             match sent {
+                Ok((response, _)) if !has_one_reading(&response) => Err(Failure::Protocol),
                 Ok((response, connection)) => Ok(split(response, |body| {
                     UpstreamBody::new(body, Lease::H1(connection, in_flight))
                 })),
@@ -341,11 +342,31 @@ fn h1_message(
     message
 }
 
+/// Whether an HTTP/1 response can be read in one way only (RFC 9112 §6.3). One that switches protocols
+/// answers what was not asked.
+fn has_one_reading(response: &Response<Incoming>) -> bool {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return false;
+    }
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return true;
+    };
+    codings.next().is_none()
+        && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        && !headers.contains_key(CONTENT_LENGTH)
+}
+
 fn split(
     response: Response<Incoming>,
     body: impl FnOnce(Incoming) -> UpstreamBody,
 ) -> (Response<()>, UpstreamBody) {
-    let (parts, incoming) = response.into_parts();
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6 forbids it, and HTTP/2 clients take it for a body that is missing.
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     (Response::from_parts(parts, ()), body(incoming))
 }
 
