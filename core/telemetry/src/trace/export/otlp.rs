@@ -198,6 +198,7 @@ fn resource(service: &str) -> ResourceSpans {
 fn span(record: &SpanRecord) -> Span {
     let context = &record.context;
     let tags = record.tags().map(|tag| text(tag.key, tag.value()));
+    let remote = context.parent.map_or(0, |_| PARENT_IS_REMOTE);
     Span {
         trace_id: context.trace_id.to_bytes().to_vec(),
         span_id: context.span_id.to_bytes().to_vec(),
@@ -214,7 +215,7 @@ fn span(record: &SpanRecord) -> Span {
         status: Some(Status {
             code: if record.error { STATUS_ERROR } else { 0 },
         }),
-        flags: PARENT_IS_REMOTE | u32::from(context.sampled),
+        flags: remote | u32::from(context.sampled),
     }
 }
 
