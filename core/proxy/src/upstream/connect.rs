@@ -84,16 +84,23 @@ async fn checkout_h2(
         }
         if endpoint.dialing_h2.get() {
             endpoint.dialed_h2.notified().await;
-            continue;
+            match endpoint.failed_dial() {
+                // Shared with all who waited: one dial after the other would be as many timeouts
+                // as there are requests.
+                Some(failure) => return Err(failure),
+                None => continue,
+            }
         }
         let dialing = Dialing::start(endpoint);
-        let connection = Box::pin(within(endpoint, timeout, async {
+        let dialled = Box::pin(within(endpoint, timeout, async {
             let io = open(tunnels, &endpoint.endpoint).await?;
             H2Connection::handshake(io)
                 .await
                 .map_err(ConnectFailure::new)
         }))
-        .await?;
+        .await;
+        endpoint.note_dial(dialled.as_ref().err().cloned());
+        let connection = dialled?;
         let stream = connection.reserve();
         endpoint.h2.borrow_mut().push(connection.clone());
         drop(dialing);
@@ -101,12 +108,14 @@ async fn checkout_h2(
     }
 }
 
-/// One dial at a time per endpoint; whoever waits tries again when it ends, however it ended.
+/// One dial at a time per endpoint; whoever waits shares its failure, and dials in its place when it
+/// was given up.
 struct Dialing<'e>(&'e EndpointState);
 
 impl<'e> Dialing<'e> {
     fn start(endpoint: &'e EndpointState) -> Self {
         endpoint.dialing_h2.set(true);
+        endpoint.note_dial(None);
         Self(endpoint)
     }
 }
@@ -135,10 +144,7 @@ async fn within<T>(
 }
 
 /// Opens the byte stream to an endpoint of whatever cluster.
-pub(crate) async fn open(
-    tunnels: &TunnelPool,
-    endpoint: &Endpoint,
-) -> Result<Io, ConnectFailure> {
+pub(crate) async fn open(tunnels: &TunnelPool, endpoint: &Endpoint) -> Result<Io, ConnectFailure> {
     let address = endpoint.address;
     match &endpoint.transport {
         Transport::Plain => {
@@ -168,4 +174,59 @@ fn describe(error: io::Error) -> ConnectFailure {
     let text = error.to_string();
     let reason = text.split(" (os error").next().unwrap_or(&text);
     ConnectFailure::new(format_args!("delayed connect error: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream as StdTcpStream;
+
+    use futures_util::future::join_all;
+    use socket2::{Domain, Socket, Type};
+    use wayline_telemetry::{MetricsHub, MetricsSettings, WorkloadLabels};
+    use wayline_tls::CertificateStore;
+
+    use super::*;
+
+    /// A port whose queue is full, so that connecting to it takes forever, and what fills it.
+    fn busy_port() -> (Socket, std::net::SocketAddr, Vec<StdTcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = StdTcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(stream);
+        }
+        (socket, address, waiting)
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_for_a_dial_share_its_failure() {
+        let (_socket, address, _waiting) = busy_port();
+        let metrics = MetricsHub::new("0", MetricsSettings::default())
+            .unwrap()
+            .core();
+        let endpoint = EndpointState::new(
+            Arc::new(Endpoint {
+                address,
+                transport: Transport::Plain,
+                workload: None,
+                zone: "".into(),
+            }),
+            metrics.intern_workload(WorkloadLabels::unknown(&"c".into())),
+        );
+        let tunnels = TunnelPool::new(CertificateStore::default(), Default::default());
+        let timeout = Duration::from_millis(100);
+        let outcomes =
+            join_all((0..20).map(|_| checkout(&tunnels, &endpoint, true, false, timeout)));
+        let failures: Vec<_> = outcomes
+            .await
+            .into_iter()
+            .map(|outcome| outcome.err().unwrap().0)
+            .collect();
+        assert!(failures[0].contains("timeout"), "{}", failures[0]);
+        assert!(failures.iter().all(|it| Arc::ptr_eq(it, &failures[0])));
+        assert!(!endpoint.dialing_h2.get());
+    }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use wayline_model::service::{Endpoint, Transport};
 use wayline_telemetry::WorkloadId;
 
+use super::connect::ConnectFailure;
 use super::h1::H1Connection;
 use super::h2::H2Connection;
 
@@ -40,6 +41,8 @@ pub(crate) struct EndpointState {
     reused: Cell<u32>,
     pub(super) h2: RefCell<Vec<H2Connection>>,
     pub(super) dialing_h2: Cell<bool>,
+    /// Why the last dial for HTTP/2 came to nothing.
+    undialled_h2: RefCell<Option<ConnectFailure>>,
     pub(super) dialed_h2: Notify,
 }
 
@@ -56,6 +59,7 @@ impl EndpointState {
             reused: Cell::new(0),
             h2: RefCell::default(),
             dialing_h2: Cell::new(false),
+            undialled_h2: RefCell::default(),
             dialed_h2: Notify::new(),
         })
     }
@@ -98,6 +102,16 @@ impl EndpointState {
     /// Notes how a connection attempt ended.
     pub(crate) fn connected(&self, success: bool) {
         self.failed_at.set((!success).then(Instant::now));
+    }
+
+    /// Notes how a dial for HTTP/2 ended, for those who wait for it.
+    pub(super) fn note_dial(&self, failure: Option<ConnectFailure>) {
+        *self.undialled_h2.borrow_mut() = failure;
+    }
+
+    /// Why the last dial for HTTP/2 failed, if it did.
+    pub(super) fn failed_dial(&self) -> Option<ConnectFailure> {
+        self.undialled_h2.borrow().clone()
     }
 
     /// The most recently used idle connection that still works.
