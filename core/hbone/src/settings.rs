@@ -73,6 +73,9 @@ impl Settings {
             .max_frame_size(self.max_frame.clamp(FRAME_SIZES.0, FRAME_SIZES.1))
             .max_header_list_size(self.max_header_list)
             .max_concurrent_streams(self.max_streams)
+            // One ztunnel's connection carries the tunnels of a whole pod: as many as may be open may
+            // be given up at once without ending the rest. The crate's default is 20.
+            .max_pending_accept_reset_streams(self.max_streams as usize)
             .max_send_buffer_size(self.send_buffer)
             .max_local_error_reset_streams(Some(MAX_PROVOKED_RESETS))
             .data_frame_budget(self.data_frame_budget());
