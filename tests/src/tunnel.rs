@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use wayline_hbone::{Client, OpenError, Settings, TunnelAuthority};
@@ -87,6 +89,36 @@ pub fn knock(hbone: SocketAddr, caller: &Caller, authority: &str) -> Result<(), 
             }
         };
         tokio::time::timeout(PATIENCE, attempt).await.unwrap()
+    })
+}
+
+/// Opens one tunnel, then `many` more on the same connection that are given up before they are
+/// answered, all at once; whether the first still stands.
+#[must_use]
+pub fn survives_fickle_neighbours(
+    hbone: SocketAddr,
+    caller: &Caller,
+    authority: &str,
+    many: usize,
+) -> bool {
+    let authority = TunnelAuthority::parse(authority).unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime(), async {
+        let client = dial(hbone, caller).await.unwrap();
+        let mut first = client.open(&authority, HeaderMap::new()).await.unwrap();
+        {
+            let mut neighbours: Vec<_> = (0..many)
+                .map(|_| Box::pin(client.open(&authority, HeaderMap::new())))
+                .collect();
+            let mut cx = Context::from_waker(Waker::noop());
+            for neighbour in &mut neighbours {
+                let _ = neighbour.as_mut().poll(&mut cx);
+            }
+        }
+        // Whatever the server thinks of that has arrived when a request was answered.
+        let asked = first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answered = tokio::time::timeout(PATIENCE, first.read(&mut [0; 1024])).await;
+        asked.is_ok() && answered.unwrap().is_ok_and(|read| read > 0)
     })
 }
 

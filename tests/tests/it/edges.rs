@@ -9,7 +9,7 @@ use std::time::Duration;
 use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, Pod};
 use wayline_tests::process::Process;
-use wayline_tests::tunnel::Refused;
+use wayline_tests::tunnel::{Refused, survives_fickle_neighbours};
 use wayline_tests::{
     Backend, Conversation, Mesh, PATIENCE, Reply, Request, eventually, h2peer, tools,
 };
@@ -466,4 +466,15 @@ fn a_large_upload_to_a_slow_backend_is_held_back() {
     // What is held is the client's window in this process, and sockets on both sides of it.
     let memory = wayline.memory_kib();
     assert!(memory < 80 * 1024, "{memory} KiB");
+}
+
+#[test]
+fn tunnels_given_up_in_numbers_do_not_end_the_others_of_their_connection() {
+    let mesh = scene::echo_mesh(&[]);
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let _wayline = mesh.start();
+    // A pod whose clients knock and leave, at a ztunnel that has one connection for all of them.
+    let caller = mesh.caller("default/a");
+    let survived = survives_fickle_neighbours(mesh.hbone(), &caller, ECHO_AUTHORITY, 90);
+    assert!(survived, "the connection was closed");
 }
