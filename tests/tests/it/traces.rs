@@ -1,14 +1,16 @@
 //! What a collector of spans is told, and what the application is told of the trace.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, Pod};
 use wayline_tests::process::Process;
 use wayline_tests::{Backend, Mesh, Recorded, Reply, Request, eventually, h2peer, tools};
 
-use crate::scene::{self, ECHO, ECHO_AUTHORITY};
+use crate::scene::{self, ECHO, ECHO_AUTHORITY, WAYPOINT};
 
 /// The pod of the collector.
 const COLLECTOR: u8 = 30;
@@ -18,6 +20,10 @@ const ZIPKIN_PORT: u16 = 9411;
 
 /// [`scene::echo`] with a collector in namespace `observability`, and this in MeshConfig.
 fn mesh(config: &str, port: u16) -> Mesh {
+    mesh_with(config, port, |pod| pod)
+}
+
+fn mesh_with(config: &str, port: u16, pod: impl FnOnce(Pod) -> Pod) -> Mesh {
     let mesh = Mesh::new();
     mesh.write("mesh.yaml", &mesh.logging(config));
     let mut documents = scene::echo(&mesh);
@@ -27,11 +33,8 @@ fn mesh(config: &str, port: u16) -> Mesh {
         "10.96.0.30",
         &[("http", 9999, port)],
     ));
-    documents.push(
-        Pod::new("collector", mesh.ip(COLLECTOR))
-            .namespace("observability")
-            .yaml(),
-    );
+    let collector = Pod::new("collector", mesh.ip(COLLECTOR)).namespace("observability");
+    documents.push(pod(collector).yaml());
     mesh.write("main.yaml", &manifests::file(&documents));
     mesh
 }
@@ -225,6 +228,29 @@ fn a_collector_that_does_not_answer_slows_nobody_down() {
 }
 
 #[test]
+fn a_captured_collector_is_reached_by_hbone() {
+    let mesh = mesh_with(ZIPKIN, ZIPKIN_PORT, |pod| {
+        pod.annotation("ambient.istio.io/redirection", "enabled")
+    });
+    let behind = Backend::http(mesh.ip(COLLECTOR + 1), ZIPKIN_PORT, |_| {
+        Reply::status(202, "")
+    });
+    let _envoy = Envoy::server(
+        &mesh,
+        &mesh.certificate("spiffe://cluster.local/ns/observability/sa/collector"),
+        SocketAddr::new(mesh.ip(COLLECTOR), 15_008),
+        behind.address,
+        WAYPOINT,
+    );
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let wayline = mesh.start();
+    let tunnel = mesh.tunnel("shop/shop-sa", ECHO_AUTHORITY);
+    assert_eq!(Request::get("/").send(tunnel.address).status, 200);
+    span_of(&behind, "/");
+    wayline.counted("wayline_trace_spans_sent_total", &[], 1.0);
+}
+
+#[test]
 fn opentelemetry_goes_by_grpc() {
     let config = "
 defaultProviders: {tracing: [otel]}
@@ -278,7 +304,7 @@ fn a_real_zipkin_shows_service_and_trace() {
     let mut command = std::process::Command::new(tools::tool("zipkin"));
     command.env("QUERY_PORT", REAL.to_string());
     let _zipkin = Process::start(command);
-    let address = std::net::SocketAddr::new(mesh.ip(COLLECTOR), REAL);
+    let address = SocketAddr::new(mesh.ip(COLLECTOR), REAL);
     // A Java server takes its time.
     let deadline = Instant::now() + Duration::from_secs(120);
     while std::net::TcpStream::connect(address).is_err() {
