@@ -84,6 +84,7 @@ async fn call(
         body: (!bodiless)
             .then(|| ClientBody::new(ClientSource::Made(Some(body), request.trailers))),
         http2,
+        upgrade: None,
     };
     let mut attempts = Attempts::default();
     let (response, body) = send::send(

@@ -111,7 +111,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// Ready once for each stage that is entered.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stage> {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Stage> {
         let stage = self.drain.0.stage.get();
         if stage > self.told {
             self.told = stage;

@@ -1,6 +1,6 @@
 //! Where requests come from: one connection of a gateway, or one stream of a tunnel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use wayline_telemetry::{PeerId, Reporter, SecurityPolicy};
 
 use crate::http::guard::Gate;
 use crate::http::headers;
+use crate::http::upgrade::Upgrade;
 use crate::listener::EntranceKey;
 use crate::plan::{Bound, Place, Plan};
 use crate::worker::Worker;
@@ -29,6 +30,9 @@ pub(crate) struct Ingress {
     pub(crate) forwarded_for: HeaderValue,
     /// Lets one HTTP/1 message pass at a time.
     pub(crate) gate: Rc<Gate>,
+    /// Whether its HTTP/1 exchange at hand changes the protocol.
+    pub(crate) upgrade: Upgrade,
+    retired: Cell<bool>,
     origin: Origin,
     current: RefCell<Option<(Rc<Plan>, Rc<Bound>)>>,
 }
@@ -71,13 +75,16 @@ impl Ingress {
             connection,
             peer,
             gate: Rc::default(),
+            upgrade: Upgrade::default(),
+            retired: Cell::new(false),
             origin,
             current: RefCell::default(),
         })
     }
 
     /// What is in force for the next request. Policies and routes are looked up anew whenever the
-    /// plan changed, also on connections that are old.
+    /// plan changed, also on connections that are old. Those of a listener that was removed are served
+    /// by what was in force last, and shall end.
     pub(crate) fn in_force(&self) -> (Rc<Plan>, Option<Rc<Bound>>) {
         let plan = self.worker.plan();
         if let Some((known, bound)) = &*self.current.borrow()
@@ -85,14 +92,24 @@ impl Ingress {
         {
             return (plan, Some(Rc::clone(bound)));
         }
-        let bound = self
-            .origin
-            .place(&plan.snapshot)
-            .map(|place| plan.bind(&place, &self.worker.callout()));
+        let place = self.origin.place(&plan.snapshot);
+        if place.is_none()
+            && matches!(self.origin, Origin::Entrance(_))
+            && let Some((last, bound)) = &*self.current.borrow()
+        {
+            self.retired.set(true);
+            return (Rc::clone(last), Some(Rc::clone(bound)));
+        }
+        let bound = place.map(|place| plan.bind(&place, &self.worker.callout()));
         *self.current.borrow_mut() = bound
             .as_ref()
             .map(|bound| (Rc::clone(&plan), Rc::clone(bound)));
         (plan, bound)
+    }
+
+    /// Whether the peer is to be told that the connection ends: we leave, or its listener is gone.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.retired.get() || self.worker.drain.has_begun()
     }
 
     /// The `connection_security_policy` label.

@@ -188,6 +188,8 @@ fn listeners_come_and_go_and_what_runs_on_them_finishes() {
         eventually("the listener to open", || TcpStream::connect(edge).ok());
         let mut open = Conversation::open(edge);
         assert_eq!(open.exchange(&Request::get("/a")).unwrap().text(), "/a");
+        let mut kept = Conversation::open(edge);
+        assert_eq!(kept.exchange(&Request::get("/a")).unwrap().text(), "/a");
         let before = backend.count();
         open.write(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
@@ -196,6 +198,11 @@ fn listeners_come_and_go_and_what_runs_on_them_finishes() {
         });
         mesh.remove("edge.yaml");
         eventually("the listener to close", || TcpStream::connect(edge).err());
+        let last = kept.exchange(&Request::get("/b")).unwrap();
+        assert_eq!(
+            (last.status, last.header("connection")),
+            (200, Some("close"))
+        );
         assert_eq!(open.answer().unwrap().text(), "/long", "round {round}");
     }
 }

@@ -16,6 +16,7 @@ mod retries;
 mod routing;
 mod scene;
 mod telemetry;
-mod traces;
 mod timeouts;
+mod traces;
+mod upgrades;
 mod upstream;

@@ -43,6 +43,8 @@ pub(crate) struct Book {
     pub(crate) attempts: Attempts,
     /// The request body, for its length.
     pub(crate) request_body: Option<Rc<ClientBody>>,
+    /// Bytes received in another protocol that an upgrade has led to.
+    pub(crate) switched_bytes: u64,
     /// Body bytes sent to the client.
     pub(crate) response_bytes: u64,
     /// Whether the response was handed over to its end.
@@ -114,6 +116,7 @@ impl Book {
             destination: None,
             attempts: Attempts::default(),
             request_body: None,
+            switched_bytes: 0,
             response_bytes: 0,
             complete: false,
             log: None,
@@ -189,7 +192,8 @@ impl Book {
     }
 
     fn received(&self) -> u64 {
-        self.request_body.as_ref().map_or(0, |body| body.received())
+        let body = self.request_body.as_ref();
+        body.map_or(0, |body| body.received()) + self.switched_bytes
     }
 
     fn trace(&mut self, duration: Duration) {

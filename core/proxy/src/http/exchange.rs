@@ -334,6 +334,7 @@ fn decide(
             headers: request.headers,
             body: None,
             http2,
+            upgrade: ingress.upgrade.asked().filter(|_| !http2),
         },
         cluster,
         rule: Arc::clone(rule),
@@ -440,6 +441,10 @@ async fn send(
         page.service_time = Some(took);
     }
     book.details = Details::Static("via_upstream");
+    let mut body = body;
+    if let Some(switched) = body.take_switched() {
+        ingress.upgrade.agreed(switched);
+    }
     let (mut parts, ()) = response.into_parts();
     headers::prepare_response(&mut parts.headers);
     parts.headers.insert(
@@ -547,6 +552,11 @@ impl Body for ExchangeBody {
 }
 
 impl ExchangeBody {
+    /// The book, for whoever carries the exchange on in another protocol.
+    pub(crate) fn book(&mut self) -> &mut Book {
+        &mut self.book
+    }
+
     fn note(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.book.response_bytes += data.len() as u64;

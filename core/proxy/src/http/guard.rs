@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -122,9 +123,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
         }
     }
 
-    /// The connection, to write a last word on it.
-    pub(crate) fn into_inner(self) -> I {
-        self.io
+    /// The connection, and what was read of it and withheld.
+    pub(crate) fn into_parts(self) -> (I, Bytes) {
+        let mut unread = Bytes::from(self.buffer);
+        unread.truncate(self.end);
+        (self.io, unread.split_off(self.start))
     }
 
     /// Looks at what was read but not checked yet; `Ok(true)` when some of it may be handed over.

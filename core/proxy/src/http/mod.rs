@@ -10,3 +10,4 @@ pub(crate) mod redirect;
 pub(crate) mod reply;
 pub(crate) mod server;
 pub(crate) mod spans;
+pub(crate) mod upgrade;

@@ -8,8 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -18,9 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wayline_telemetry::ResponseFlag;
 
 use super::book::{Book, Details};
-use super::exchange::{Cut, ExchangeBody, exchange};
+use super::exchange::{Cut, exchange};
 use super::guard::Guard;
 use super::head::HeadError;
+use super::upgrade::Http1Body;
 use crate::drain::Stage;
 use crate::ingress::Ingress;
 use crate::io::{Io, Rewound};
@@ -109,7 +110,12 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
         Pin::new(&mut connection).poll(cx)
     })
     .await;
-    let mut io = connection.into_parts().io.into_inner();
+    let (mut io, early) = connection.into_parts().io.into_parts();
+    if let Some(upgraded) = ingress.upgrade.take()
+        && outcome.is_ok()
+    {
+        return upgraded.relay(io, early).await;
+    }
     if let Some(error) = ingress.gate.refusal() {
         refuse(&ingress, &mut io, error).await;
     }
@@ -147,14 +153,26 @@ async fn discard(io: &mut Io) {
 async fn http1_exchange(
     ingress: Rc<Ingress>,
     request: Request<Incoming>,
-) -> Result<Response<ExchangeBody>, Cut> {
-    let drain = ingress.worker.drain.clone();
-    let mut response = exchange(ingress, request).await?;
-    if drain.has_begun() {
+) -> Result<Response<Http1Body>, Cut> {
+    let asked = ingress.upgrade.ask(&request);
+    let mut response = exchange(Rc::clone(&ingress), request).await?;
+    if asked
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(protocol) = ingress.upgrade.protocol()
+    {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+        let (parts, body) = response.into_parts();
+        ingress.upgrade.answered(body);
+        return Ok(Response::from_parts(parts, Http1Body::Switched));
+    }
+    // What a client sent behind a refused upgrade is not HTTP.
+    if asked || ingress.is_leaving() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
-    Ok(response)
+    Ok(response.map(Http1Body::Exchange))
 }
 
 async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
@@ -172,11 +190,17 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
     let io = TokioIo::new(Rewound::new(first, io));
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut drain = ingress.worker.drain.connection();
+    let mut told = false;
     let outcome = poll_fn(|cx| {
-        while drain.poll(cx).is_ready() {
+        let _stage = drain.poll(cx);
+        loop {
+            let polled = connection.as_mut().poll(cx);
+            if told || polled.is_ready() || !ingress.is_leaving() {
+                return polled;
+            }
+            told = true;
             connection.as_mut().graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = outcome {

@@ -5,6 +5,8 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
@@ -18,6 +20,9 @@ pub(crate) struct H1Connection {
     sender: SendRequest<RequestBody>,
     /// `None` when the connection is over: dropping the driver answers whoever still waits.
     driver: Option<Connection<TokioIo<Io>, RequestBody>>,
+    /// The driver of a connection that speaks another protocol now.
+    switched: Option<Connection<TokioIo<Io>, RequestBody>>,
+    asked: bool,
     failed: bool,
     used: bool,
 }
@@ -40,6 +45,8 @@ impl H1Connection {
         Ok(Box::new(Self {
             sender,
             driver: Some(driver),
+            switched: None,
+            asked: false,
             failed: false,
             used: false,
         }))
@@ -58,13 +65,19 @@ impl H1Connection {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Box<Self>), SendFailure> {
         self.used = true;
+        self.asked = request.headers().contains_key(UPGRADE);
         let mut response = pin!(self.sender.try_send_request(request));
         // The response is only ever completed by the driver, which this future polls itself: waking
         // the task for it once more would be a wasted turn.
         let mut unwoken = Context::from_waker(Waker::noop());
         let outcome = poll_fn(|cx| {
             self.poll_driver(cx);
-            response.as_mut().poll(&mut unwoken)
+            let polled = response.as_mut().poll(&mut unwoken);
+            if polled.is_pending() && self.switched.take().is_some() {
+                // It ended without an answer; with the driver gone this is told.
+                return response.as_mut().poll(&mut unwoken);
+            }
+            polled
         })
         .await;
         match outcome {
@@ -79,6 +92,20 @@ impl H1Connection {
         }
     }
 
+    /// The connection behind a response that changed the protocol, and what arrived with it.
+    pub(crate) async fn into_switched(mut self: Box<Self>) -> Option<(Io, Bytes)> {
+        poll_fn(|cx| {
+            self.poll_driver(cx);
+            match self.driver {
+                Some(_) => Poll::Pending,
+                None => Poll::Ready(()),
+            }
+        })
+        .await;
+        let parts = self.switched.take()?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
+    }
+
     /// Whether it has served requests before.
     pub(crate) fn is_reused(&self) -> bool {
         self.used
@@ -90,7 +117,10 @@ impl H1Connection {
             && let Poll::Ready(outcome) = Pin::new(driver).poll(cx)
         {
             self.failed = outcome.is_err();
-            self.driver = None;
+            let driver = self.driver.take();
+            if self.asked && !self.failed {
+                self.switched = driver;
+            }
         }
     }
 

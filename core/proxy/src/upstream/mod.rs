@@ -13,5 +13,5 @@ pub(crate) mod response;
 pub(crate) mod send;
 
 pub(crate) use cluster::{ClusterState, Upstreams};
-pub(crate) use response::UpstreamBody;
+pub(crate) use response::{Switched, UpstreamBody};
 pub(crate) use send::{Attempts, UpstreamRequest};

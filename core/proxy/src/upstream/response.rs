@@ -12,8 +12,8 @@ use super::deadline::Deadline;
 use super::endpoint::InFlight;
 use super::h1::H1Connection;
 use super::h2::StreamCount;
-use crate::io::Io;
 use crate::http::body::{BodyError, clean_trailers};
+use crate::io::Io;
 
 /// A response body from upstream.
 pub(crate) struct UpstreamBody {

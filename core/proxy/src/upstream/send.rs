@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -14,7 +16,8 @@ use wayline_model::route::RetryPolicy;
 use super::cluster::ClusterState;
 use super::connect::{self, Checkout, ConnectFailure};
 use super::endpoint::{EndpointState, InFlight};
-use super::response::{Lease, UpstreamBody};
+use super::h1::H1Connection;
+use super::response::{Lease, Switched, UpstreamBody};
 use crate::http::body::{ClientBody, RequestBody};
 use crate::random::Random;
 use crate::worker::Worker;
@@ -33,6 +36,8 @@ pub(crate) struct UpstreamRequest {
     pub(crate) body: Option<Rc<ClientBody>>,
     /// Whether to speak HTTP/2.
     pub(crate) http2: bool,
+    /// The protocol to change to, which only HTTP/1 can.
+    pub(crate) upgrade: Option<HeaderValue>,
 }
 
 /// What the attempts left for the log.
@@ -210,6 +215,7 @@ async fn attempt(
             // Who may have closed this connection meanwhile gets what may be sent twice only; then a
             // copy stays for the second time.
             let reused = connection.is_reused();
+            let asked = wanted.upgrade.is_some();
             let may_be_stale = reused && is_idempotent(&wanted.method) && !endpoint.is_trusted();
             let message = if may_be_stale || sends_again(retry) {
                 wanted.to_h1()
@@ -224,6 +230,11 @@ async fn attempt(
                 endpoint.reuse(sent.is_ok());
             }
             match sent {
+                Ok((response, connection))
+                    if asked && response.status() == StatusCode::SWITCHING_PROTOCOLS =>
+                {
+                    switch(response, connection, in_flight).await
+                }
                 Ok((response, _)) if !has_one_reading(&response) => Err(Failure::Protocol),
                 Ok((response, connection)) => Ok(split(response, |body| {
                     UpstreamBody::new(body, Lease::H1(connection, in_flight))
@@ -247,6 +258,9 @@ async fn attempt(
         Checkout::H2(connection, stream) => {
             let message = wanted.to_h2();
             match connection.send(message).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err(Failure::Protocol)
+                }
                 Ok(response) => Ok(split(response, |body| {
                     UpstreamBody::new(
                         body,
@@ -275,13 +289,21 @@ impl UpstreamRequest {
             self.path.clone(),
             self.authority.clone(),
             self.headers.clone(),
+            self.upgrade.clone(),
             self.attempt_body(),
         )
     }
 
     fn into_h1(self) -> Request<RequestBody> {
         let body = self.attempt_body();
-        h1_message(self.method, self.path, self.authority, self.headers, body)
+        h1_message(
+            self.method,
+            self.path,
+            self.authority,
+            self.headers,
+            self.upgrade,
+            body,
+        )
     }
 
     fn to_h2(&self) -> Request<RequestBody> {
@@ -312,6 +334,8 @@ impl UpstreamRequest {
             .headers
             .remove(HOST)
             .unwrap_or(HeaderValue::from_static(""));
+        parts.headers.remove(CONNECTION);
+        let upgrade = parts.headers.remove(UPGRADE);
         Self {
             method: parts.method,
             path: parts
@@ -323,6 +347,7 @@ impl UpstreamRequest {
             headers: parts.headers,
             body: body.into_client(),
             http2: false,
+            upgrade,
         }
     }
 }
@@ -332,14 +357,42 @@ fn h1_message(
     path: PathAndQuery,
     authority: HeaderValue,
     mut headers: HeaderMap,
+    upgrade: Option<HeaderValue>,
     body: RequestBody,
 ) -> Request<RequestBody> {
     headers.insert(HOST, authority);
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
     let mut message = Request::new(body);
     *message.method_mut() = method;
     *message.uri_mut() = Uri::from(path);
     *message.headers_mut() = headers;
     message
+}
+
+/// Takes a connection from its codec, whose upstream agreed to speak another protocol.
+async fn switch(
+    response: Response<Incoming>,
+    connection: Box<H1Connection>,
+    in_flight: InFlight,
+) -> Result<(Response<()>, UpstreamBody), Failure> {
+    let Some(protocol) = response.headers().get(UPGRADE).cloned() else {
+        return Err(Failure::Protocol);
+    };
+    let (io, first) = connection.into_switched().await.ok_or(Failure::Reset)?;
+    let (parts, _none) = response.into_parts();
+    let switched = Switched {
+        io,
+        first,
+        protocol,
+        _in_flight: in_flight,
+    };
+    Ok((
+        Response::from_parts(parts, ()),
+        UpstreamBody::switched(switched),
+    ))
 }
 
 /// Whether an HTTP/1 response can be read in one way only (RFC 9112 §6.3). One that switches protocols
