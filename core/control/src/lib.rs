@@ -9,8 +9,12 @@
 
 mod folder;
 pub mod identity;
+mod live;
 mod publish;
+mod written;
 
-pub use folder::{Checked, FolderSource, SourceError, check};
+pub use folder::{Checked, FolderSource, SourceError, check, check_objects};
 pub use identity::IdentityFolder;
+pub use live::LiveObjects;
 pub use publish::Publication;
+pub use written::to_yaml;

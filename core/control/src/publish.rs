@@ -7,6 +7,8 @@ use tokio::sync::watch;
 use wayline_model::translate::Translation;
 use wayline_model::{Finding, Identity, Severity, Snapshot};
 
+use crate::live::LiveObjects;
+
 /// Receivers of what a source publishes. Each holds the newest value at any time.
 #[derive(Clone, Debug)]
 pub struct Publication {
@@ -16,6 +18,8 @@ pub struct Publication {
     pub findings: watch::Receiver<Arc<Vec<Finding>>>,
     /// Whose certificate this process presents; `None` while no Gateway is played.
     pub identity: watch::Receiver<Option<Identity>>,
+    /// The objects in force as they were written.
+    pub objects: LiveObjects,
 }
 
 /// The sending side.
@@ -28,7 +32,10 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Publishes for the first time.
-    pub(crate) fn new((first, findings): (Translation, Vec<Finding>)) -> (Self, Publication) {
+    pub(crate) fn new(
+        (first, findings): (Translation, Vec<Finding>),
+        objects: LiveObjects,
+    ) -> (Self, Publication) {
         log_changes(&[], &findings);
         let (snapshots, snapshots_of) = watch::channel(first.snapshot);
         let (findings, findings_of) = watch::channel(Arc::new(findings));
@@ -42,6 +49,7 @@ impl Publisher {
             snapshots: snapshots_of,
             findings: findings_of,
             identity: identity_of,
+            objects,
         };
         (publisher, publication)
     }

@@ -4,20 +4,23 @@
 //! documents become objects, and each change of them is translated and published. Refuses to know
 //! what an object means, which is the model's.
 
-mod document;
+pub(crate) mod document;
 mod objects;
 pub(crate) mod scan;
 pub(crate) mod watch;
 mod yaml;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+use wayline_model::resource::{Parsed, parse};
 use wayline_model::translate::{Options, Translation, Translator};
-use wayline_model::{Finding, Snapshot};
+use wayline_model::{Finding, ObjectRef, Resources, Snapshot};
 
 use crate::publish::{Publication, Publisher};
 use objects::Objects;
@@ -76,7 +79,8 @@ impl FolderSource {
         let mut reader = Reader::open(paths, options)?;
         let (mut watcher, wake) = Watcher::new();
         let again = reader.refresh(&mut watcher);
-        let (publisher, publication) = Publisher::new(reader.translate());
+        let live = reader.objects.live().clone();
+        let (publisher, publication) = Publisher::new(reader.translate(), live);
         let thread = thread::Builder::new()
             .name("wayline-control".to_owned())
             .spawn(move || reader.follow(&mut watcher, &publisher, again))
@@ -122,6 +126,28 @@ pub fn check(paths: &[PathBuf], options: Options) -> Result<Checked, SourceError
         objects: reader.objects.resources().objects().count(),
         findings,
     })
+}
+
+/// Translates objects that somebody else has read, once, and says what is wrong with them. Those of
+/// which only the name is known count as unreadable.
+#[must_use]
+pub fn check_objects(objects: &[Value], unreadable: &[ObjectRef], options: Options) -> Checked {
+    let parsed = objects
+        .iter()
+        .map(|object| parse(object, &document::parse_value))
+        .chain(unreadable.iter().map(|object| {
+            let reason = "no version of it could be read";
+            Parsed::unreadable(object.clone(), Finding::error(reason))
+        }));
+    let mut resources = Resources::new();
+    resources.replace(parsed, &HashSet::new());
+    let translation = Translator::new(options).translate(&resources);
+    Checked {
+        files: 0,
+        objects: resources.objects().count(),
+        findings: translation.findings,
+        snapshot: translation.snapshot,
+    }
 }
 
 /// Files, objects and their translation.

@@ -13,6 +13,7 @@ use wayline_model::{Finding, ObjectRef, Resources};
 
 use super::document::{self, Document, Fault};
 use super::scan::{Change, shown};
+use crate::live::LiveObjects;
 
 /// The objects of all files.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Objects {
     /// How many documents describe an object, and the place of the first of them. Keyed as findings
     /// name objects.
     places: HashMap<String, Place>,
+    /// The same objects as they were written.
+    live: LiveObjects,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +47,11 @@ impl Objects {
     /// What is in force.
     pub(crate) fn resources(&self) -> &Resources {
         &self.resources
+    }
+
+    /// What is in force, as it was written.
+    pub(crate) fn live(&self) -> &LiveObjects {
+        &self.live
     }
 
     /// How many files were read.
@@ -128,6 +136,7 @@ impl Objects {
         let mut changed = false;
         for (parsed, document) in &file.documents {
             changed |= self.resources.upsert(parsed.clone());
+            self.live.update(parsed, document.as_ref());
             if let Some(object) = &parsed.object
                 && let Some(place) = self.places.get_mut(&object.to_string())
             {
@@ -148,6 +157,9 @@ impl Objects {
             .values()
             .flat_map(|file| file.documents.iter().map(|(parsed, _)| parsed.clone()));
         let changed = self.resources.replace(documents, &hidden);
+        let documents = self.files.values().flat_map(|file| &file.documents);
+        let documents = documents.map(|(parsed, document)| (parsed, document.as_ref()));
+        self.live.replace(documents, &hidden);
 
         self.places.clear();
         for file in self.files.values() {
