@@ -1,14 +1,11 @@
 //! What a collector of spans is told, and what the application is told of the trace.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
+use std::net::SocketAddr;
 
 use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, Pod};
-use wayline_tests::process::Process;
-use wayline_tests::{Backend, Mesh, Recorded, Reply, Request, eventually, h2peer, tools};
+use wayline_tests::{Backend, Mesh, Recorded, Reply, Request, eventually, h2peer};
 
 use crate::scene::{self, ECHO, ECHO_AUTHORITY, WAYPOINT};
 
@@ -296,49 +293,6 @@ extensionProviders:
 }
 
 #[test]
-#[ignore = "needs Java: cargo xtask tools --zipkin"]
-fn a_real_zipkin_shows_service_and_trace() {
-    /// It listens on every address of the machine.
-    const REAL: u16 = 23941;
-    let mesh = mesh(ZIPKIN, REAL);
-    let mut command = std::process::Command::new(tools::tool("zipkin"));
-    command.env("QUERY_PORT", REAL.to_string());
-    let _zipkin = Process::start(command);
-    let address = SocketAddr::new(mesh.ip(COLLECTOR), REAL);
-    // A Java server takes its time.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "Zipkin does not listen");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let _backend = scene::backend(&mesh, "echo", ECHO);
-    let _wayline = mesh.start();
-    let tunnel = mesh.tunnel("shop/shop-sa", ECHO_AUTHORITY);
-    let request = Request::get("/seen")
-        .header("x-b3-traceid", "463ac35c9f6413ad48485a3953bb6124")
-        .header("x-b3-spanid", "0020000000000001")
-        .header("x-b3-sampled", "1");
-    assert_eq!(request.send(tunnel.address).status, 200);
-    let ask = |path: &str| {
-        let answer = Request::get(path).host("zipkin").send(address);
-        serde_json::from_str::<Value>(&answer.text()).unwrap_or_default()
-    };
-    let span = eventually("the trace is there", || {
-        let trace = ask("/api/v2/trace/463ac35c9f6413ad48485a3953bb6124");
-        trace.get(0).cloned()
-    });
-    assert_eq!(span["parentId"], "0020000000000001");
-    assert_eq!(span["kind"], "SERVER");
-    assert_eq!(span["name"], "echo.default.svc.cluster.local:80/*");
-    assert_eq!(span["localEndpoint"]["serviceName"], "waypoint.default");
-    assert_eq!(span["tags"]["http.status_code"], "200");
-    assert_eq!(
-        ask("/api/v2/services"),
-        serde_json::json!(["waypoint.default"])
-    );
-}
-
-#[test]
 fn a_provider_that_is_not_served_is_an_error() {
     let config = "
 defaultProviders: {tracing: [dd]}
@@ -350,4 +304,57 @@ extensionProviders:
     let checked = mesh.run(&["check", "-f", "manifests"]);
     assert_eq!(checked.code, Some(3), "{checked:?}");
     assert!(checked.text.contains("datadog"), "{}", checked.text);
+}
+
+/// With a real server, where Java packages can be had.
+#[cfg(feature = "zipkin")]
+mod zipkin {
+    use std::time::{Duration, Instant};
+
+    use wayline_tests::process::Process;
+    use wayline_tests::tools;
+
+    use super::*;
+
+    #[test]
+    fn a_real_zipkin_shows_service_and_trace() {
+        /// It listens on every address of the machine.
+        const REAL: u16 = 23941;
+        let mesh = mesh(ZIPKIN, REAL);
+        let mut command = std::process::Command::new(tools::tool("zipkin"));
+        command.env("QUERY_PORT", REAL.to_string());
+        let _zipkin = Process::start(command);
+        let address = SocketAddr::new(mesh.ip(COLLECTOR), REAL);
+        // A Java server takes its time.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "Zipkin does not listen");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _backend = scene::backend(&mesh, "echo", ECHO);
+        let _wayline = mesh.start();
+        let tunnel = mesh.tunnel("shop/shop-sa", ECHO_AUTHORITY);
+        let request = Request::get("/seen")
+            .header("x-b3-traceid", "463ac35c9f6413ad48485a3953bb6124")
+            .header("x-b3-spanid", "0020000000000001")
+            .header("x-b3-sampled", "1");
+        assert_eq!(request.send(tunnel.address).status, 200);
+        let ask = |path: &str| {
+            let answer = Request::get(path).host("zipkin").send(address);
+            serde_json::from_str::<Value>(&answer.text()).unwrap_or_default()
+        };
+        let span = eventually("the trace is there", || {
+            let trace = ask("/api/v2/trace/463ac35c9f6413ad48485a3953bb6124");
+            trace.get(0).cloned()
+        });
+        assert_eq!(span["parentId"], "0020000000000001");
+        assert_eq!(span["kind"], "SERVER");
+        assert_eq!(span["name"], "echo.default.svc.cluster.local:80/*");
+        assert_eq!(span["localEndpoint"]["serviceName"], "waypoint.default");
+        assert_eq!(span["tags"]["http.status_code"], "200");
+        assert_eq!(
+            ask("/api/v2/services"),
+            serde_json::json!(["waypoint.default"])
+        );
+    }
 }

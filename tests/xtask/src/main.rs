@@ -25,8 +25,8 @@ Commands:
   tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, and a curl with
                         HTTP/2 proxy tunnels. With --bench, also install the peers of the race
                         (haproxy, nginx, wrk) by apt-get.
-  tools --zipkin        Also fetch a real Zipkin server by Maven; it needs Java 17. For
-                        cargo xtask test -- -p wayline-tests -- --ignored zipkin
+  tools --zipkin        Also fetch a real Zipkin server by Maven; it needs Java 17.
+                        `test` does so by itself where both are at hand
   test [-- ARGS…]       Set up the tools, build the wayline binary, run all tests of the workspace.
                         ARGS go to `cargo test`.
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:

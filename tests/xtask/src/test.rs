@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::process::{self, Error, at};
-use crate::tools;
+use crate::{tools, zipkin};
 
 /// Sets up tools and product, then runs `cargo test --workspace` with `args` added.
 pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     let tools = tools::set_up()?;
+    let with_zipkin = takes_black_box_tests(args) && has_zipkin();
     let root = tools::workspace_root()?;
     let product = build_product(&root)?;
     let mut command = cargo(&root);
     command.arg("test");
     if !chooses_packages(args) {
         command.arg("--workspace");
+    }
+    if with_zipkin {
+        command.args(["--features", "wayline-tests/zipkin"]);
     }
     command
         .args(args)
@@ -75,6 +79,22 @@ fn chooses_packages(args: &[&str]) -> bool {
     args.iter()
         .take_while(|arg| **arg != "--")
         .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"))
+}
+
+/// Whether the black-box tests are among the packages that `args` choose.
+fn takes_black_box_tests(args: &[&str]) -> bool {
+    !chooses_packages(args) || args.iter().any(|arg| arg.ends_with("wayline-tests"))
+}
+
+/// A real Zipkin needs Java packages, which not every machine has; our spans are also tested at the wire.
+fn has_zipkin() -> bool {
+    match zipkin::install() {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("test: without a real Zipkin: {error}");
+            false
+        }
+    }
 }
 
 fn executable_in(messages: &str) -> Option<PathBuf> {

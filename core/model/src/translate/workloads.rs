@@ -25,12 +25,15 @@ pub(super) struct PodEntry {
     pub(super) workload: Option<Arc<Workload>>,
 }
 
+/// Namespace and name.
+type PodName = (Arc<str>, Arc<str>);
+
 /// All Pods.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, PodEntry>>,
     /// Namespace and name of the Pods at an address.
-    by_address: HashMap<IpAddr, Vec<(Arc<str>, Arc<str>)>>,
+    by_address: HashMap<IpAddr, Vec<PodName>>,
     pub(super) workloads: Arc<Workloads>,
     pub(super) findings: Vec<Finding>,
 }
