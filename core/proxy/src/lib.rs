@@ -26,6 +26,7 @@ mod plan;
 mod random;
 mod refusals;
 mod sniff;
+mod timers;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -44,7 +45,7 @@ use wayline_telemetry::trace::{Dialer, QueueSettings, TraceExports};
 use wayline_telemetry::{AccessLogFiles, MetricsHub, WriterSettings};
 use wayline_tls::CertificateStore;
 
-pub use admin::LogLevels;
+pub use admin::{LiveObjects, LogLevels};
 pub use listener::{ListenerStatus, Listeners};
 
 use admin::{Admin, Known};
@@ -77,6 +78,32 @@ pub struct Settings {
     /// of it at once; default 5 s (Istio's drain duration). At most a quarter of the drain timeout, and
     /// nothing when nobody is connected.
     pub drain_delay: Duration,
+    /// How long peers may keep us waiting.
+    pub timeouts: Timeouts,
+}
+
+/// How long peers may keep us waiting, to the second; zero means for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the rest of an HTTP/1 request head, and for the first byte of a connection to a gateway;
+    /// default 60 s. Ends with 408.
+    pub head: Duration,
+    /// For the next request; default 1 h (Envoy's `idle_timeout`). Ends the connection.
+    pub idle: Duration,
+    /// For the next byte of an exchange in either direction; default 5 min (Envoy's
+    /// `stream_idle_timeout`). Ends the exchange, before its response with 408 or 504, flag SI.
+    /// Upgraded connections and opaque bytes are exempt.
+    pub stream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(60),
+            idle: Duration::from_secs(60 * 60),
+            stream_idle: Duration::from_secs(5 * 60),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -90,6 +117,7 @@ impl Default for Settings {
             metrics: everywhere(15020),
             drain_timeout: Duration::from_secs(28),
             drain_delay: Duration::from_secs(5),
+            timeouts: Timeouts::default(),
         }
     }
 }
@@ -108,6 +136,8 @@ pub struct Inputs {
     pub hub: Arc<MetricsHub>,
     /// The process's log filter, for `/logging`; `None` when it can not be changed.
     pub log_levels: Option<Arc<dyn LogLevels>>,
+    /// The objects in force, for `/wayline/objects`; `None` when they are not to be had.
+    pub objects: Option<Arc<dyn LiveObjects>>,
 }
 
 /// Why the data path did not start.
@@ -152,6 +182,7 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
         certificates: inputs.certificates.clone(),
         hub: Arc::clone(&inputs.hub),
         log_levels: inputs.log_levels,
+        objects: inputs.objects,
     };
     let traces = Arc::new(exports(
         &inputs.snapshots,
@@ -171,6 +202,7 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
         hub: inputs.hub,
         refusals,
         hbone: wayline_hbone::Settings::default(),
+        timeouts: settings.timeouts,
     };
     let mut workers = Vec::new();
     let mut threads = Vec::new();

@@ -10,6 +10,7 @@
 mod config_dump;
 mod guard;
 mod logging;
+mod objects;
 mod pages;
 mod readiness;
 mod server;
@@ -55,6 +56,15 @@ pub trait LogLevels: Send + Sync {
     fn set(&self, filter: &str) -> Result<(), String>;
 }
 
+/// The objects in force, as `/wayline/objects` shows them.
+pub trait LiveObjects: Send + Sync {
+    /// Of each object the version in force, by kind, namespace and name.
+    fn all(&self) -> Vec<serde_json::Value>;
+
+    /// Objects that exist and of which no version can be had, as `Kind namespace/name`.
+    fn unreadable(&self) -> Vec<String>;
+}
+
 /// What the process knows and the pages show.
 pub(crate) struct Known {
     /// Snapshots, as they are published.
@@ -67,6 +77,8 @@ pub(crate) struct Known {
     pub(crate) hub: Arc<MetricsHub>,
     /// The log filter.
     pub(crate) log_levels: Option<Arc<dyn LogLevels>>,
+    /// The objects in force.
+    pub(crate) objects: Option<Arc<dyn LiveObjects>>,
 }
 
 /// Everything the pages are made from.

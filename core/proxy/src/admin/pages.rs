@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use http::{Method, StatusCode};
 
 use super::server::{Answer, Asked, Port};
-use super::{Admin, config_dump, logging, readiness, stats};
+use super::{Admin, config_dump, logging, objects, readiness, stats};
 use crate::drain::Phase;
 
 /// One thing that can be asked for.
@@ -14,6 +14,7 @@ use crate::drain::Phase;
 pub(super) enum Page {
     Help,
     ConfigDump,
+    Objects,
     Stats,
     Prometheus,
     Listeners,
@@ -65,6 +66,13 @@ const PLACES: &[Place] = &[
         &[Port::Admin],
         Read,
         "the configuration in force, as Envoy dumps it (?include_eds, ?resource=FIELD)",
+    ),
+    place(
+        "/wayline/objects",
+        Page::Objects,
+        &[Port::Admin],
+        Read,
+        "the objects in force, as a List (?secrets: Secrets with their values)",
     ),
     place(
         "/clusters",
@@ -228,7 +236,7 @@ impl Page {
     pub(super) fn is_large(self) -> bool {
         matches!(
             self,
-            Self::ConfigDump | Self::Stats | Self::Prometheus | Self::Clusters
+            Self::ConfigDump | Self::Objects | Self::Stats | Self::Prometheus | Self::Clusters
         )
     }
 
@@ -237,6 +245,7 @@ impl Page {
         match self {
             Self::Help => Answer::text(help(asked.port)),
             Self::ConfigDump => config_dump::page(admin, asked),
+            Self::Objects => objects::page(admin, asked),
             Self::Stats => stats::page(admin, asked),
             Self::Prometheus => stats::prometheus(admin),
             Self::Listeners => stats::listeners(admin, asked),

@@ -228,6 +228,8 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) port: Port,
+    /// Whether only this machine can reach the port.
+    pub(super) loopback: bool,
     pub(super) method: Method,
     pub(super) path: String,
     /// The parameters of query and form, decoded, in the order sent.
@@ -270,6 +272,7 @@ async fn answer(
                 Ok(form) => {
                     let asked = Asked {
                         port,
+                        loopback,
                         parameters: guard::parameters(&head, &form),
                         path: head.uri.path().to_owned(),
                         method: head.method,

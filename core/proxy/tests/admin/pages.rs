@@ -4,17 +4,24 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use wayline_model::Finding;
+use wayline_proxy::LiveObjects;
 
-use crate::support::{Bench, Request, empty, gateway, waypoint};
+use crate::support::{Beginning, Bench, Request, empty, gateway, waypoint};
 
 #[test]
 fn every_port_shows_its_own_pages_only() {
-    let bench = Bench::start(empty(1));
+    let bench = Bench::start(Beginning {
+        snapshot: empty(1),
+        objects: Some(Arc::new(Objects)),
+        ..Beginning::default()
+    });
     let pages = [
         ("/", "admin status metrics"),
         ("/config_dump", "admin"),
         ("/clusters", "admin"),
+        ("/wayline/objects", "admin"),
         ("/listeners", "admin"),
         ("/stats", "admin"),
         ("/stats/prometheus", "admin metrics"),
@@ -39,6 +46,53 @@ fn every_port_shows_its_own_pages_only() {
             }
         }
     }
+}
+
+struct Objects;
+
+impl LiveObjects for Objects {
+    fn all(&self) -> Vec<Value> {
+        vec![
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}),
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aGlkZGVu"}}),
+        ]
+    }
+
+    fn unreadable(&self) -> Vec<String> {
+        vec!["AuthorizationPolicy default/p".to_owned()]
+    }
+}
+
+#[test]
+fn objects_are_a_list_and_secrets_are_shown_on_request_only() {
+    let bench = Bench::start(Beginning {
+        snapshot: waypoint(),
+        objects: Some(Arc::new(Objects)),
+        ..Beginning::default()
+    });
+    let list = bench.json("/wayline/objects");
+    assert_eq!(
+        (&list["apiVersion"], &list["kind"]),
+        (&json!("v1"), &json!("List"))
+    );
+    assert_eq!(list["items"][0], Objects.all()[0]);
+    assert_eq!(list["items"][1]["data"]["k"], "cmVkYWN0ZWQ=");
+    let annotations = &list["metadata"]["annotations"];
+    assert_eq!(
+        annotations["wayline.dev/unreadable"],
+        "AuthorizationPolicy default/p"
+    );
+    assert!(
+        annotations["wayline.dev/gateways"]
+            .as_str()
+            .unwrap()
+            .contains('/')
+    );
+    let all = bench.json("/wayline/objects?secrets=1");
+    assert_eq!(all["items"], json!(Objects.all()));
+
+    let bench = Bench::start(empty(1));
+    assert_eq!(bench.get("admin", "/wayline/objects").status, 404);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use wayline_model::service::{
 };
 use wayline_model::snapshot::{Entrance, HostTable, Proxy, ProxyRole, Target};
 use wayline_model::{Finding, Hostname, Identity, ObjectRef, Snapshot};
-use wayline_proxy::{Inputs, LogLevels, Running, Settings, StartError};
+use wayline_proxy::{Inputs, LiveObjects, LogLevels, Running, Settings, StartError};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_tls::{CertificateStore, DEFAULT_LIFETIME, DevCa, IssuedCertificate};
 
@@ -47,6 +47,7 @@ pub(crate) struct Beginning {
     pub(crate) snapshot: Snapshot,
     pub(crate) filters: Vec<Arc<dyn FilterSource>>,
     pub(crate) log_levels: Option<Arc<dyn LogLevels>>,
+    pub(crate) objects: Option<Arc<dyn LiveObjects>>,
 }
 
 impl From<Snapshot> for Beginning {
@@ -77,6 +78,7 @@ impl Bench {
             filters: beginning.filters,
             hub: Arc::new(MetricsHub::new("test", MetricsSettings::default()).unwrap()),
             log_levels: beginning.log_levels,
+            objects: beginning.objects,
         };
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let settings = Settings {
@@ -87,6 +89,7 @@ impl Bench {
             metrics: any,
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
+            timeouts: wayline_proxy::Timeouts::default(),
         };
         let running = wayline_proxy::start(&settings, inputs)?;
         Ok(Self {
