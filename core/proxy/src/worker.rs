@@ -23,6 +23,7 @@ use wayline_tls::CertificateStore;
 
 use crate::callout::UpstreamCallout;
 use crate::drain::{Drain, Stage};
+use crate::http::mirror::Running;
 use crate::http::spans::Tracing;
 use crate::listener::EntranceKey;
 use crate::plan::Plan;
@@ -181,6 +182,8 @@ pub(crate) struct Worker {
     pub(crate) load: Arc<Load>,
     /// Tells connections to finish.
     pub(crate) drain: Drain,
+    /// Copies of requests under way.
+    pub(crate) mirrors: Running,
     /// For request ids and first choices.
     pub(crate) random: Random,
     /// Tuning of tunnels.
@@ -268,6 +271,7 @@ async fn serve(
         refusals: shared.refusals,
         load,
         drain: Drain::default(),
+        mirrors: Running::default(),
         random: Random::new(),
         hbone: shared.hbone,
         sources: shared.sources,

@@ -11,6 +11,7 @@ mod framing;
 mod gateway;
 mod hbone;
 mod hbone_out;
+mod mirrors;
 mod protocol;
 mod retries;
 mod routing;

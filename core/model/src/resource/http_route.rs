@@ -201,9 +201,9 @@ pub struct HttpRouteFilter {
     /// A rewrite.
     #[serde(default)]
     pub url_rewrite: Option<UrlRewrite>,
-    /// A mirror; not supported yet.
+    /// A mirror.
     #[serde(default)]
-    pub request_mirror: Option<Value>,
+    pub request_mirror: Option<RequestMirror>,
     /// CORS; not supported yet.
     #[serde(default)]
     pub cors: Option<Value>,
@@ -278,6 +278,49 @@ pub struct UrlRewrite {
     pub path: Option<PathModifier>,
 }
 
+/// RequestMirror.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestMirror {
+    /// Who gets the copies.
+    pub backend_ref: ObjectBackendRef,
+    /// How many of a hundred requests; all by default.
+    #[serde(default)]
+    pub percent: Option<u32>,
+    /// Which share of the requests, in the place of `percent`.
+    #[serde(default)]
+    pub fraction: Option<Fraction>,
+}
+
+/// A share.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Fraction {
+    /// So many …
+    pub numerator: u32,
+    /// … of so many; 100 by default.
+    #[serde(default)]
+    pub denominator: Option<u32>,
+}
+
+/// A backend without a share of its own.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ObjectBackendRef {
+    /// API group; empty for Service.
+    #[serde(default)]
+    pub group: String,
+    /// Kind.
+    #[serde(default = "service_kind")]
+    pub kind: String,
+    /// Namespace; default the route's own.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Service port.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
 /// Change of a path.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -301,6 +344,14 @@ pub enum PathModifierType {
     ReplaceFullPath,
     /// The prefix that the rule matched.
     ReplacePrefixMatch,
+}
+
+impl HttpRouteRule {
+    /// What the rule mirrors to.
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = (usize, &RequestMirror)> {
+        let mirrors = self.filters.iter().enumerate();
+        mirrors.filter_map(|(f, filter)| Some((f, filter.request_mirror.as_ref()?)))
+    }
 }
 
 /// One backend.
@@ -327,6 +378,19 @@ pub struct HttpBackendRef {
     /// Filters for this backend only.
     #[serde(default)]
     pub filters: Vec<HttpRouteFilter>,
+}
+
+impl HttpBackendRef {
+    /// Which object it is.
+    pub(crate) fn object(&self) -> ObjectBackendRef {
+        ObjectBackendRef {
+            group: self.group.clone(),
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            port: self.port,
+        }
+    }
 }
 
 fn service_kind() -> String {

@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 
 use super::http_route::{
     FilterType, HeaderModifier, HttpPathMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch,
-    PathMatchType, PathModifier, PathModifierType, RequestRedirect, UrlRewrite,
+    PathMatchType, PathModifier, PathModifierType, RequestMirror, RequestRedirect, UrlRewrite,
     ValueMatch as WrittenValue, ValueMatchType,
 };
 use crate::route::{
@@ -225,6 +225,8 @@ pub(crate) struct Filters {
     pub(crate) response_headers: HeaderEdits,
     pub(crate) redirect: Option<RequestRedirect>,
     pub(crate) rewrite: Option<UrlRewrite>,
+    /// Shares of the mirrors: so many of so many requests.
+    pub(crate) mirrors: Vec<(u32, u32)>,
     /// Filters that are supported later: index and type.
     pub(crate) later: Vec<(usize, FilterType)>,
 }
@@ -294,10 +296,35 @@ fn add_filter(
         if filters.rewrite.replace(written.clone()).is_some() {
             return Err(Problem::new("type", "URLRewrite stands twice"));
         }
+    } else if let Some(written) = &filter.request_mirror {
+        let share = mirror_share(written).map_err(|problem| problem.below("requestMirror"))?;
+        filters.mirrors.push(share);
     } else {
         filters.later.push((index, filter.kind));
     }
     Ok(())
+}
+
+fn mirror_share(written: &RequestMirror) -> Result<(u32, u32), Problem> {
+    match (written.percent, written.fraction) {
+        (None, None) => Ok((100, 100)),
+        (Some(percent), None) if percent <= 100 => Ok((percent, 100)),
+        (Some(_), None) => Err(Problem::new("percent", "must be from 0 to 100")),
+        (None, Some(fraction)) => {
+            let denominator = fraction.denominator.unwrap_or(100);
+            if denominator == 0 || fraction.numerator > denominator {
+                return Err(Problem::new(
+                    "fraction",
+                    "the numerator must be at most the denominator, which must not be 0",
+                ));
+            }
+            Ok((fraction.numerator, denominator))
+        }
+        (Some(_), Some(_)) => Err(Problem::new(
+            "fraction",
+            "percent and fraction exclude each other",
+        )),
+    }
 }
 
 fn extend(edits: &mut HeaderEdits, modifier: &HeaderModifier) -> Result<(), Problem> {

@@ -91,6 +91,8 @@ pub struct Forward {
     pub backends: Vec<WeightedBackend>,
     /// Sum of the weights; above 0.
     pub total_weight: u32,
+    /// Who gets copies.
+    pub mirrors: Vec<Mirror>,
     /// Host and path rewrite.
     pub rewrite: Option<Rewrite>,
     /// Retries.
@@ -126,6 +128,17 @@ pub struct WeightedBackend {
     pub request_headers: HeaderEdits,
     /// Edits of response headers for this backend only.
     pub response_headers: HeaderEdits,
+}
+
+/// A backend that gets copies of requests, whose answers nobody waits for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mirror {
+    /// Who gets them.
+    pub cluster: ClusterId,
+    /// So many …
+    pub numerator: u32,
+    /// … of so many requests; above 0.
+    pub denominator: u32,
 }
 
 /// How long an exchange may take; `None` means as long as it takes.

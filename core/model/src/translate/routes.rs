@@ -9,7 +9,7 @@ use super::services::Services;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 use crate::resource::GATEWAY_GROUP;
-use crate::resource::http_route::{HttpBackendRef, ParentRef};
+use crate::resource::http_route::{HttpRouteRule, ObjectBackendRef, ParentRef};
 use crate::route::{
     Forward, HeaderEdits, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder, RouteRule,
     RouteTable, Routes, Timeouts, WeightedBackend,
@@ -84,8 +84,7 @@ impl RouteMemo {
                 .spec
                 .rules
                 .iter()
-                .flat_map(|rule| &rule.backend_refs)
-                .map(|backend| resolver.resolve(backend))
+                .flat_map(|rule| resolver.backends(rule))
                 .collect();
             let serials = &mut self.serials;
             let compiled = self
@@ -264,7 +263,18 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn resolve(&self, backend: &HttpBackendRef) -> Backend {
+    /// The backends of a rule, and behind them those it mirrors to.
+    fn backends(&self, rule: &HttpRouteRule) -> Vec<Backend> {
+        let backends = rule
+            .backend_refs
+            .iter()
+            .map(|it| self.resolve(&it.object()));
+        let mirrors = rule.mirrors();
+        let mirrors = mirrors.map(|(_, mirror)| self.resolve(&mirror.backend_ref));
+        backends.chain(mirrors).collect()
+    }
+
+    fn resolve(&self, backend: &ObjectBackendRef) -> Backend {
         if !matches!(
             (backend.group.as_str(), backend.kind.as_str()),
             ("" | "core", "Service")
@@ -351,6 +361,7 @@ fn default_table(cluster: ClusterId) -> RouteTable {
                     response_headers: HeaderEdits::default(),
                 }],
                 total_weight: 1,
+                mirrors: Vec::new(),
                 rewrite: None,
                 retry: RetryPolicy::default(),
                 timeouts: Timeouts::default(),

@@ -12,8 +12,8 @@ use crate::resource::http_route::{FilterType, HttpRouteMatch, HttpRouteRule};
 use crate::resource::ready::{self, Filters};
 use crate::resource::{BrokenRoute, HttpRoute, Metadata};
 use crate::route::{
-    Forward, HeaderEdits, PathMatch, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder,
-    RouteRule, WeightedBackend,
+    Forward, HeaderEdits, Mirror, PathMatch, RetryPolicy, RouteAction, RouteEntry, RouteMatch,
+    RouteOrder, RouteRule, WeightedBackend,
 };
 
 /// Compiles a route whose backends, of all rules in order, are resolved.
@@ -31,12 +31,14 @@ pub(super) fn compile(
     let mut rest = backends;
     for (r, rule) in route.spec.rules.iter().enumerate() {
         let (own, others) = rest.split_at(rule.backend_refs.len().min(rest.len()));
+        let (mirrors, others) = others.split_at(rule.mirrors().count().min(others.len()));
         rest = others;
         let compiler = RuleCompiler {
             object,
             rule,
             index: r,
             backends: own,
+            mirrors,
         };
         compiler.compile(&route.metadata, &mut compiled);
     }
@@ -95,6 +97,7 @@ struct RuleCompiler<'a> {
     rule: &'a HttpRouteRule,
     index: usize,
     backends: &'a [Backend],
+    mirrors: &'a [Backend],
 }
 
 impl RuleCompiler<'_> {
@@ -102,6 +105,7 @@ impl RuleCompiler<'_> {
         self.name_what_is_ignored(&mut compiled.findings);
         let filters = ready::rule_filters(&self.rule.filters);
         let backends = self.weighted(&mut compiled.findings);
+        self.name_lost_mirrors(&mut compiled.findings);
         if let Ok(filters) = &filters {
             self.name_later(filters, &mut compiled.findings);
         }
@@ -195,6 +199,7 @@ impl RuleCompiler<'_> {
             Ok(rewrite) => RouteAction::Forward(Forward {
                 backends: backends.to_vec(),
                 total_weight,
+                mirrors: self.mirrors(filters),
                 rewrite,
                 retry: ready::retry(self.rule).unwrap_or_default(),
                 timeouts: ready::timeouts(self.rule).unwrap_or_default(),
@@ -215,6 +220,7 @@ impl RuleCompiler<'_> {
             match filters {
                 Ok(filters)
                     if filters.later.is_empty()
+                        && filters.mirrors.is_empty()
                         && filters.redirect.is_none()
                         && filters.rewrite.is_none() =>
                 {
@@ -243,6 +249,34 @@ impl RuleCompiler<'_> {
             }
         }
         weighted
+    }
+
+    /// The mirrors that can be reached and get something.
+    fn mirrors(&self, filters: &Filters) -> Vec<Mirror> {
+        let mirrors = filters.mirrors.iter().zip(self.mirrors);
+        mirrors
+            .filter(|((numerator, _), _)| *numerator > 0)
+            .filter_map(|((numerator, denominator), backend)| {
+                Some(Mirror {
+                    cluster: *backend.as_ref().ok()?,
+                    numerator: *numerator,
+                    denominator: *denominator,
+                })
+            })
+            .collect()
+    }
+
+    fn name_lost_mirrors(&self, findings: &mut Vec<Finding>) {
+        for ((f, _), backend) in self.rule.mirrors().zip(self.mirrors) {
+            if let Err(reason) = backend {
+                let field = format!("spec.rules[{}].filters[{f}].requestMirror", self.index);
+                findings.push(
+                    Finding::error(format!("{reason}; nothing is mirrored to it"))
+                        .on(self.object)
+                        .field(field),
+                );
+            }
+        }
     }
 
     fn name_what_is_ignored(&self, findings: &mut Vec<Finding>) {

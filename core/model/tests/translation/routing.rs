@@ -227,12 +227,6 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
     let with_filter = |filter: Value| json!({"filters": [filter]});
     let cases = [
         (
-            with_filter(
-                json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "v2"}}}),
-            ),
-            "v1=1",
-        ),
-        (
             with_filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
             "v1=1",
         ),
@@ -336,6 +330,82 @@ fn retries_add_to_the_default_policy() {
         json!({"backoff": "-1s"}),
     ] {
         assert_eq!(retried(refused.clone()), None, "{refused}");
+    }
+}
+
+#[test]
+fn mirrors_are_clusters_with_a_share() {
+    let mirrored = |mirrors: &[Value]| {
+        let filters: Vec<Value> = mirrors
+            .iter()
+            .map(|it| json!({"type": "RequestMirror", "requestMirror": it}))
+            .collect();
+        // A second rule: its backends are not taken for the first one's mirrors.
+        let rules = json!([
+            {"backendRefs": [backend("v1", 1)], "filters": filters},
+            {"matches": [{"path": {"value": "/second"}}], "backendRefs": [backend("v2", 1)]},
+        ]);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let snapshot = &translation.snapshot;
+        let table = &target(snapshot, WEB, 80).routes.producer;
+        let found = match &table.lookup(&get("/")).unwrap().action {
+            RouteAction::Forward(forward) => {
+                let mirrors = forward.mirrors.iter();
+                let described = mirrors.map(|it| {
+                    let name = &snapshot.clusters[&it.cluster].name;
+                    format!("{name} {}/{}", it.numerator, it.denominator)
+                });
+                described.collect::<Vec<_>>().join(", ")
+            }
+            _ => "500".to_owned(),
+        };
+        (found, translation)
+    };
+    let to = |name: &str| json!({"name": name, "port": 80});
+    let (found, translation) = mirrored(&[
+        json!({"backendRef": to("v2")}),
+        json!({"backendRef": to("web"), "percent": 5}),
+        json!({"backendRef": to("v1"), "fraction": {"numerator": 1, "denominator": 1000}}),
+        json!({"backendRef": to("v1"), "percent": 0}),
+    ]);
+    assert_sound(&translation);
+    let second = at(&translation.snapshot, WEB, "x", &get("/second"));
+    assert_eq!(second, "v2=1");
+    let cluster = |name: &str| format!("outbound|80||{name}.shop.svc.cluster.local");
+    let expected = format!(
+        "{} 100/100, {} 5/100, {} 1/1000",
+        cluster("v2"),
+        cluster("web"),
+        cluster("v1")
+    );
+    assert_eq!(found, expected);
+
+    // What can not be reached is named, and the rest goes on.
+    let far = json!({"name": "far", "namespace": "other", "port": 80});
+    let (found, translation) = mirrored(&[
+        json!({"backendRef": to("gone")}),
+        json!({"backendRef": far}),
+        json!({"backendRef": to("v2")}),
+    ]);
+    assert_eq!(found, format!("{} 100/100", cluster("v2")));
+    for reason in ["does not exist; nothing is mirrored", "no ReferenceGrant"] {
+        assert!(
+            has_error(&translation, "HTTPRoute shop/r", reason),
+            "{reason}"
+        );
+    }
+
+    for refused in [
+        json!({"backendRef": to("v2"), "percent": 101}),
+        json!({"backendRef": to("v2"), "fraction": {"numerator": 2, "denominator": 1}}),
+        json!({"backendRef": to("v2"), "fraction": {"numerator": 0, "denominator": 0}}),
+        json!({"backendRef": to("v2"), "percent": 1, "fraction": {"numerator": 1}}),
+    ] {
+        assert_eq!(
+            mirrored(std::slice::from_ref(&refused)).0,
+            "500",
+            "{refused}"
+        );
     }
 }
 

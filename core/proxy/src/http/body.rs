@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wayline_chain::FilteredRequest;
 
+use super::tap::{TapReader, TapWriter, tap};
+
 /// Body bytes kept so that a request can be sent again; beyond that it is sent once.
 const REPLAY_LIMIT: usize = 64 * 1024;
 
@@ -29,6 +31,9 @@ pub(crate) enum BodyError {
     /// Another attempt reads the body now.
     #[error("another attempt reads the body")]
     Superseded,
+    /// The body that is copied broke off, or the copy's reader is too slow.
+    #[error("the copied body broke off")]
+    Tapped,
     /// The upstream connection ended.
     #[error("the upstream connection ended inside the body")]
     Upstream,
@@ -62,6 +67,7 @@ pub(crate) struct ClientBody {
     failed: Cell<bool>,
     /// Number of the attempt that reads.
     attempt: Cell<u32>,
+    taps: RefCell<Vec<TapWriter>>,
 }
 
 /// Where the client's bytes come from.
@@ -72,6 +78,29 @@ pub(crate) enum ClientSource {
     Filtered(Box<FilteredRequest<Incoming>>),
     /// Made by a filter.
     Made(Option<Bytes>, Option<HeaderMap>),
+    /// Another exchange's, while it goes by.
+    Tap(TapReader),
+}
+
+impl ClientSource {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Filtered(body) => body.is_end_stream(),
+            Self::Made(data, trailers) => data.is_none() && trailers.is_none(),
+            Self::Tap(tap) => tap.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Direct(body) => body.size_hint(),
+            Self::Filtered(body) => body.size_hint(),
+            Self::Made(Some(data), None) => SizeHint::with_exact(data.len() as u64),
+            Self::Made(..) => SizeHint::default(),
+            Self::Tap(tap) => tap.size_hint(),
+        }
+    }
 }
 
 impl ClientBody {
@@ -85,6 +114,7 @@ impl ClientBody {
             ended: Cell::new(false),
             failed: Cell::new(false),
             attempt: Cell::new(0),
+            taps: RefCell::default(),
         })
     }
 
@@ -113,6 +143,32 @@ impl ClientBody {
         self.failed.get()
     }
 
+    /// A copy of the body for somebody who may not hold it up. Only before it is read.
+    pub(crate) fn tap(&self) -> TapReader {
+        let (writer, reader) = tap(self.source.borrow().size_hint());
+        self.taps.borrow_mut().push(writer);
+        reader
+    }
+
+    fn tapped(&self, frame: &Frame<Bytes>) {
+        for tap in &*self.taps.borrow() {
+            if let Some(data) = frame.data_ref() {
+                tap.data(data);
+            } else if let Some(trailers) = frame.trailers_ref() {
+                tap.trailers(trailers);
+                tap.end();
+            }
+        }
+        self.end_taps();
+    }
+
+    /// Codecs do not ask again once a body says that it has ended.
+    fn end_taps(&self) {
+        if self.ended.get() || self.source.borrow().is_end_stream() {
+            self.taps.borrow().iter().for_each(TapWriter::end);
+        }
+    }
+
     fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.ended.get() {
             return Poll::Ready(None);
@@ -123,6 +179,7 @@ impl ClientBody {
             }
             ClientSource::Filtered(body) => ready!(Pin::new(&mut **body).poll_frame(cx))
                 .map(|frame| frame.map_err(|_| BodyError::Filter)),
+            ClientSource::Tap(tap) => ready!(tap.poll_frame(cx)),
             ClientSource::Made(data, trailers) => match data.take() {
                 Some(data) => Some(Ok(Frame::data(data))),
                 None => trailers
@@ -133,6 +190,7 @@ impl ClientBody {
         let frame = match frame {
             None => {
                 self.ended.set(true);
+                self.end_taps();
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
@@ -141,6 +199,9 @@ impl ClientBody {
             }
             Some(Ok(frame)) => frame,
         };
+        if !self.taps.borrow().is_empty() {
+            self.tapped(&frame);
+        }
         match frame.into_data() {
             Ok(data) => {
                 let total = self.sent_bytes.get() + data.len();
@@ -218,12 +279,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Client(replay) => {
-                replay.body.sent_bytes.get() == 0
-                    && match &*replay.body.source.borrow() {
-                        ClientSource::Direct(body) => body.is_end_stream(),
-                        ClientSource::Filtered(body) => body.is_end_stream(),
-                        ClientSource::Made(data, trailers) => data.is_none() && trailers.is_none(),
-                    }
+                replay.body.sent_bytes.get() == 0 && replay.body.source.borrow().is_end_stream()
             }
         }
     }
@@ -232,12 +288,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Client(replay) if replay.body.sent_bytes.get() == 0 => {
-                match &*replay.body.source.borrow() {
-                    ClientSource::Direct(body) => body.size_hint(),
-                    ClientSource::Filtered(body) => body.size_hint(),
-                    ClientSource::Made(Some(data), None) => SizeHint::with_exact(data.len() as u64),
-                    ClientSource::Made(..) => SizeHint::default(),
-                }
+                replay.body.source.borrow().size_hint()
             }
             Self::Client(_) => SizeHint::default(),
         }

@@ -25,7 +25,7 @@ use wayline_telemetry::{GrpcStatus, ResponseFlag, ResponseFlags};
 use super::body::{BodyError, ClientBody, ClientSource};
 use super::book::{Book, Details};
 use super::reply::{self, Failure};
-use super::{headers, redirect};
+use super::{headers, mirror, redirect};
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Place, Plan};
 use crate::random::Random;
@@ -261,6 +261,8 @@ struct Forwarding {
     cluster: Rc<upstream::ClusterState>,
     rule: Arc<RouteRule>,
     backend: usize,
+    /// Who gets copies.
+    mirrors: Vec<Rc<upstream::ClusterState>>,
 }
 
 /// Looks up the route and the backend, and makes the request what the backend shall get.
@@ -339,6 +341,7 @@ fn decide(
         cluster,
         rule: Arc::clone(rule),
         backend: index,
+        mirrors: mirror::chosen(&ingress.worker, &plan.snapshot, &forward.mirrors),
     })
 }
 
@@ -411,11 +414,15 @@ async fn send(
         cluster,
         rule,
         backend,
+        mirrors,
     } = forwarding;
     let RouteAction::Forward(forward) = &rule.action else {
         return Err(fail(book, reply::no_route()));
     };
     book.request_body = request.body.clone();
+    if !mirrors.is_empty() && mirror::is_copied(&request) {
+        mirror::start(&ingress.worker, mirrors, &request, forward.timeouts.request);
+    }
     let sending = upstream::send::send(
         &ingress.worker,
         &cluster,

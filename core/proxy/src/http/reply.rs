@@ -120,7 +120,11 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
 pub(crate) fn broken_body(error: &BodyError) -> (ResponseFlag, &'static str) {
     match error {
         BodyError::Timeout => (ResponseFlag::UpstreamRequestTimeout, "response_timeout"),
-        BodyError::Broken(_) | BodyError::Filter | BodyError::Superseded | BodyError::Upstream => (
+        BodyError::Broken(_)
+        | BodyError::Filter
+        | BodyError::Superseded
+        | BodyError::Tapped
+        | BodyError::Upstream => (
             ResponseFlag::UpstreamConnectionTermination,
             "upstream_reset_after_response_started{connection_termination}",
         ),

@@ -411,6 +411,7 @@ fn split() -> Routes {
             action: RouteAction::Forward(Forward {
                 total_weight: backends.iter().map(|backend| backend.weight).sum(),
                 backends,
+                mirrors: Vec::new(),
                 rewrite: None,
                 retry: RetryPolicy::default(),
                 timeouts: Timeouts {

@@ -17,6 +17,7 @@ pub struct ProcessMetrics {
     refusals: IntCounterVec,
     connections: IntGaugeVec,
     access_log_dropped: IntCounter,
+    mirrored: IntCounterVec,
     cert_expiry: IntGaugeVec,
 }
 
@@ -56,6 +57,13 @@ impl ProcessMetrics {
                 "wayline_access_log_dropped_total",
                 "Access log lines dropped because their file did not take them.",
             )?,
+            mirrored: IntCounterVec::new(
+                Opts::new(
+                    "wayline_mirrored_requests_total",
+                    "Copies of requests for mirrors, by what became of them.",
+                ),
+                &["outcome"],
+            )?,
             cert_expiry: IntGaugeVec::new(
                 Opts::new(
                     "wayline_cert_expiry_seconds",
@@ -64,7 +72,8 @@ impl ProcessMetrics {
                 &["identity"],
             )?,
         };
-        let collectors: [Box<dyn Collector>; 7] = [
+        let collectors: [Box<dyn Collector>; 8] = [
+            Box::new(metrics.mirrored.clone()),
             Box::new(build),
             Box::new(findings),
             Box::new(metrics.config_generation.clone()),
@@ -93,6 +102,11 @@ impl ProcessMetrics {
     /// Counts a refused connection or tunnel. Reasons are literals, e.g. `no_client_certificate`.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a copy of a request that was to go to a mirror. Outcomes are literals, e.g. `sent`.
+    pub fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.with_label_values(&[outcome]).inc();
     }
 
     /// Counts a client connection as open until the guard is dropped. Entrances are literals, e.g.

@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use wayline_model::Snapshot;
 use wayline_model::route::{
-    Forward, HeaderEdits, PathMatch, PathRewrite, Redirect, RetryPolicy, RouteAction, RouteMatch,
-    RouteRule, RouteTable, Routes, ValueMatch, WeightedBackend,
+    Forward, HeaderEdits, Mirror, PathMatch, PathRewrite, Redirect, RetryPolicy, RouteAction,
+    RouteMatch, RouteRule, RouteTable, Routes, ValueMatch, WeightedBackend,
 };
 use wayline_model::snapshot::HostTable;
 
@@ -193,6 +193,10 @@ fn forward(snapshot: &Snapshot, forward: &Forward) -> Value {
         }
     };
     value["timeout"] = seconds(millis(forward.timeouts.request.unwrap_or_default())).into();
+    if !forward.mirrors.is_empty() {
+        let mirrors = forward.mirrors.iter();
+        value["request_mirror_policies"] = mirrors.map(|it| mirror(snapshot, it)).collect();
+    }
     let per_try = forward.timeouts.backend_request;
     if forward.retry.attempts > 0 || per_try.is_some() {
         value["retry_policy"] = retry(&forward.retry, per_try);
@@ -213,6 +217,17 @@ fn forward(snapshot: &Snapshot, forward: &Forward) -> Value {
         }
     }
     value
+}
+
+fn mirror(snapshot: &Snapshot, mirror: &Mirror) -> Value {
+    let cluster = snapshot.clusters.get(&mirror.cluster);
+    let millionths = u64::from(mirror.numerator) * 1_000_000 / u64::from(mirror.denominator.max(1));
+    json!({
+        "cluster": cluster.map_or(NOBODY, |cluster| &cluster.name),
+        "runtime_fraction": {
+            "default_value": {"numerator": millionths, "denominator": "MILLION"},
+        },
+    })
 }
 
 /// A share of requests that is answered with 500, and why.
