@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method};
 use http_body::Body;
 use wayline_model::Snapshot;
 use wayline_model::route::{Mirror, RetryPolicy};
@@ -136,6 +136,7 @@ fn copy(request: &UpstreamRequest, cluster: &ClusterState) -> (UpstreamRequest, 
         method: request.method.clone(),
         path: request.path.clone(),
         authority: shadow(&request.authority),
+        upgrade: None,
         headers: request.headers.clone(),
         body: tap.map(|tap| ClientBody::new(ClientSource::Tap(tap))),
         http2: request.http2
@@ -165,7 +166,7 @@ fn shadow(authority: &HeaderValue) -> HeaderValue {
 
 /// Whether a request can be copied: a tunnel's bytes can not.
 pub(crate) fn is_copied(request: &UpstreamRequest) -> bool {
-    request.method != http::Method::CONNECT && !request.headers.contains_key(header::UPGRADE)
+    request.method != Method::CONNECT && request.upgrade.is_none()
 }
 
 #[cfg(test)]
