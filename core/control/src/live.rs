@@ -5,7 +5,7 @@
 //! object, and nothing at publication; only who asks pays for copies.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use wayline_model::ObjectRef;
@@ -15,7 +15,7 @@ use crate::folder::document::Document;
 
 /// The objects in force, shared with whoever asks for them.
 #[derive(Clone, Debug, Default)]
-pub struct LiveObjects(Arc<RwLock<Kept>>);
+pub struct LiveObjects(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -35,7 +35,7 @@ impl LiveObjects {
     #[must_use]
     pub fn all(&self) -> Vec<Value> {
         let documents: Vec<Arc<Document>> = {
-            let kept = self.read();
+            let kept = self.lock();
             let versions = kept.objects.values();
             versions.map(|it| Arc::clone(&it.document)).collect()
         };
@@ -45,13 +45,13 @@ impl LiveObjects {
     /// Objects that are known to exist and of which no version can be had, as `Kind namespace/name`.
     #[must_use]
     pub fn unreadable(&self) -> Vec<String> {
-        let kept = self.read();
+        let kept = self.lock();
         kept.unreadable.iter().map(ToString::to_string).collect()
     }
 
     /// Takes the newest document of one object.
     pub(crate) fn update(&self, parsed: &Parsed, document: Option<&Arc<Document>>) {
-        let mut kept = self.write();
+        let mut kept = self.lock();
         if let Some(object) = &parsed.object {
             let before = kept.objects.remove(object);
             kept.unreadable.remove(object);
@@ -66,7 +66,7 @@ impl LiveObjects {
         documents: impl Iterator<Item = (&'a Parsed, Option<&'a Arc<Document>>)>,
         hidden: &HashSet<ObjectRef>,
     ) {
-        let mut kept = self.write();
+        let mut kept = self.lock();
         let mut before = std::mem::take(&mut *kept);
         let mut listed: HashSet<&ObjectRef> = HashSet::new();
         for (parsed, document) in documents {
@@ -86,12 +86,8 @@ impl LiveObjects {
             .extend(still.filter(|(object, _)| hidden.contains(object)));
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Kept> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Kept> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
