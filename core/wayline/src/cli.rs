@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use wayline_model::{Identity, TrustDomain};
 
+use crate::dump::DumpArgs;
 use crate::explain::ExplainArgs;
 use crate::logging::LogFormat;
 
@@ -39,6 +40,8 @@ pub(crate) enum Verb {
     Curl(CurlArgs),
     /// Say what would happen to a request, and which policy and route decide.
     Explain(ExplainArgs),
+    /// Write what a live proxy serves into a folder that `run -f` serves just so.
+    Dump(DumpArgs),
     /// Show Bookinfo behind a waypoint and an ingress gateway, on this machine, until Ctrl-C.
     Demo(DemoArgs),
     /// Print the version.

@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod curl;
 mod demo;
+mod dump;
 mod explain;
 mod failure;
 mod logging;
@@ -58,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Cert(args) => cert::run(&args).map(|()| OK),
         Verb::Check(args) => check::run(&args),
         Verb::Curl(args) => curl::run(args),
+        Verb::Dump(args) => dump::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Version => version::run().map(|()| OK),

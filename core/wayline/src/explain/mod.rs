@@ -18,6 +18,7 @@ use wayline_control::Checked;
 use wayline_model::translate::Options;
 
 use crate::cli::{Format, Namespaced};
+use crate::dump::fetch::fetch;
 use crate::failure::Failure;
 use crate::{FAILED, FINDINGS, OK, output};
 use question::Question;
@@ -75,7 +76,15 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<u8, Failure> {
 
 fn knowledge(args: &ExplainArgs) -> Result<Checked, Failure> {
     if let Some(admin) = args.admin {
-        return Err(Failure::new(format!("{admin}: not yet")));
+        let live = fetch(admin, false)?;
+        let options = Options {
+            gateways: live.gateways,
+        };
+        return Ok(wayline_control::check_objects(
+            &live.objects,
+            &live.unreadable,
+            options,
+        ));
     }
     Ok(wayline_control::check(&args.files, Options::default())?)
 }

@@ -11,7 +11,7 @@ use std::thread;
 
 use tokio::sync::{oneshot, watch};
 use wayline_control::identity::Issuer;
-use wayline_control::{FolderSource, IdentityFolder, Publication};
+use wayline_control::{FolderSource, IdentityFolder, LiveObjects, Publication};
 use wayline_model::Snapshot;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
@@ -150,6 +150,19 @@ impl Serving {
     }
 }
 
+/// The objects in force, as the admin port asks for them.
+struct Objects(LiveObjects);
+
+impl wayline_proxy::LiveObjects for Objects {
+    fn all(&self) -> Vec<serde_json::Value> {
+        self.0.all()
+    }
+
+    fn unreadable(&self) -> Vec<String> {
+        self.0.unreadable()
+    }
+}
+
 /// Starts the data path with what is published.
 fn start(
     args: &RunArgs,
@@ -177,6 +190,7 @@ fn start(
         filters: wayline_filters::native_sources(),
         hub: Arc::new(hub),
         log_levels: Some(Arc::new(levels)),
+        objects: Some(Arc::new(Objects(publication.objects.clone()))),
     };
     wayline_proxy::start(&settings, inputs).map_err(Failure::from)
 }
