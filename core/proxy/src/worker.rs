@@ -29,9 +29,10 @@ use crate::listener::EntranceKey;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::refusals::Refusals;
+use crate::timers::Timers;
 use crate::upstream::Upstreams;
 use crate::upstream::cluster::Even;
-use crate::{gateway, tunnel};
+use crate::{Timeouts, gateway, tunnel};
 
 /// How often idle connections are looked through, idle series let go and log lines handed over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) refusals: Arc<Refusals>,
     /// Tuning of tunnels.
     pub(crate) hbone: HboneSettings,
+    /// How long peers may keep us waiting.
+    pub(crate) timeouts: Timeouts,
 }
 
 /// A connection for a worker.
@@ -179,11 +182,15 @@ pub(crate) struct Worker {
     /// Refused connections.
     pub(crate) refusals: Arc<Refusals>,
     /// How busy we are.
+    /// Copies of requests under way.
+    pub(crate) mirrors: Running,
     pub(crate) load: Arc<Load>,
     /// Tells connections to finish.
     pub(crate) drain: Drain,
-    /// Copies of requests under way.
-    pub(crate) mirrors: Running,
+    /// Those who are waited for.
+    pub(crate) timers: Timers,
+    /// How long they may keep us waiting.
+    pub(crate) timeouts: Timeouts,
     /// For request ids and first choices.
     pub(crate) random: Random,
     /// Tuning of tunnels.
@@ -264,6 +271,7 @@ async fn serve(
     );
     let worker = Rc::new_cyclic(|itself| Worker {
         upstreams: Upstreams::new(Rc::clone(&metrics)),
+        mirrors: Running::default(),
         tunnels: TunnelPool::new(shared.certificates.clone(), shared.hbone.clone()),
         certificates: shared.certificates,
         metrics,
@@ -271,7 +279,8 @@ async fn serve(
         refusals: shared.refusals,
         load,
         drain: Drain::default(),
-        mirrors: Running::default(),
+        timers: Timers::default(),
+        timeouts: shared.timeouts,
         random: Random::new(),
         hbone: shared.hbone,
         sources: shared.sources,
@@ -307,6 +316,7 @@ async fn serve(
                 None => break,
             },
             _ = sweep.tick() => {
+                worker.timers.tick();
                 worker.upstreams.sweep();
                 worker.metrics.maintain();
                 worker.plan().flush();

@@ -111,6 +111,30 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_DRAIN_DELAY"
     )]
     pub(crate) drain_delay: Span,
+    /// How long the head of an HTTP/1 request may take; 0s: for ever.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "WAYLINE_HEAD_TIMEOUT"
+    )]
+    pub(crate) head_timeout: Span,
+    /// How long clients may keep a connection without a request; 0s: for ever.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1h",
+        env = "WAYLINE_IDLE_TIMEOUT"
+    )]
+    pub(crate) idle_timeout: Span,
+    /// How long nothing may happen to a request that is being served; 0s: for ever.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5m",
+        env = "WAYLINE_STREAM_IDLE_TIMEOUT"
+    )]
+    pub(crate) stream_idle_timeout: Span,
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,

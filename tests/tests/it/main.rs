@@ -16,6 +16,7 @@ mod protocol;
 mod retries;
 mod routing;
 mod scene;
+mod silence;
 mod telemetry;
 mod timeouts;
 mod traces;

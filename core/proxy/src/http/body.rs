@@ -133,6 +133,11 @@ impl ClientBody {
         self.replayable.get() && !self.failed.get()
     }
 
+    /// Whether all of it has come.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.ended.get() || self.source.borrow().is_end_stream()
+    }
+
     /// Body bytes received from the client.
     pub(crate) fn received(&self) -> u64 {
         self.sent_bytes.get() as u64

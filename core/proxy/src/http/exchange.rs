@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -29,6 +30,7 @@ use super::{headers, mirror, redirect};
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Place, Plan};
 use crate::random::Random;
+use crate::timers::Timer;
 use crate::upstream::{self, UpstreamBody, UpstreamRequest};
 
 /// The exchange is cut without (further) answer.
@@ -47,8 +49,16 @@ pub(crate) async fn exchange(
     let (plan, bound) = ingress.in_force();
     // Boxed: it travels from here into the response body, through the codec, to its end.
     let mut book = Box::new(Book::open(&ingress, Rc::clone(&plan), bound.clone()));
+    let idle = ingress.worker.timers.timer();
+    let patience = ingress.worker.timeouts.stream_idle;
     let answer = match bound {
-        Some(bound) => serve(&ingress, &plan, &bound, request, &mut book).await?,
+        Some(bound) => {
+            let serving = serve(&ingress, &plan, &bound, request, &mut book);
+            match idle.unless_silent(patience, serving).await {
+                Some(answer) => answer?,
+                None => stalled(&mut book),
+            }
+        }
         None => local(&mut book, reply::not_served()),
     };
     let (mut parts, body) = answer.into_parts();
@@ -60,7 +70,13 @@ pub(crate) async fn exchange(
     if let Some(page) = &mut book.log {
         page.response_headers = parts.headers.clone();
     }
-    Ok(Response::from_parts(parts, ExchangeBody { body, book }))
+    let body = ExchangeBody {
+        body,
+        book,
+        idle,
+        patience,
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 async fn serve(
@@ -476,6 +492,13 @@ fn local(book: &mut Book, failure: Failure) -> Answer {
     answer(reply)
 }
 
+/// Nothing moved for too long.
+fn stalled(book: &mut Book) -> Answer {
+    let body = book.request_body.as_ref();
+    let complete = body.is_none_or(|body| body.has_arrived());
+    local(book, reply::stalled(complete))
+}
+
 fn fail(book: &mut Book, failure: Failure) -> LocalReply {
     book.local(&failure.reply, failure.flags);
     failure.reply
@@ -507,6 +530,8 @@ pub(crate) enum ResponseBody {
 pub(crate) struct ExchangeBody {
     body: ResponseBody,
     book: Box<Book>,
+    idle: Timer,
+    patience: Duration,
 }
 
 impl Body for ExchangeBody {
@@ -526,7 +551,14 @@ impl Body for ExchangeBody {
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
         };
         match &frame {
-            Poll::Pending => {}
+            Poll::Pending => {
+                if this.idle.silent_for(this.patience, cx).is_ready() {
+                    this.book.cut_short();
+                    this.book.flags.insert(ResponseFlag::StreamIdleTimeout);
+                    this.book.details = Details::Static("stream_idle_timeout");
+                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+            }
             Poll::Ready(None) => this.book.complete = true,
             Poll::Ready(Some(Ok(frame))) => this.note(frame),
             Poll::Ready(Some(Err(error))) => {

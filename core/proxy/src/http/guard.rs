@@ -78,6 +78,18 @@ pub(crate) struct Gate {
     withheld: RefCell<Option<Waker>>,
     refusal: Cell<Option<HeadError>>,
     cut: Cell<bool>,
+    partial: Cell<bool>,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Awaited {
+    /// A request.
+    Request,
+    /// The rest of a head.
+    Head,
+    /// Progress of an exchange.
+    Exchange,
 }
 
 impl Gate {
@@ -97,6 +109,20 @@ impl Gate {
     /// Whether a response broke off: the connection must not end as if it were complete.
     pub(crate) fn was_cut_short(&self) -> bool {
         self.cut.get()
+    }
+
+    /// What the connection waits for.
+    pub(crate) fn awaited(&self) -> Awaited {
+        match (self.busy.get(), self.partial.get()) {
+            (true, _) => Awaited::Exchange,
+            (false, true) => Awaited::Head,
+            (false, false) => Awaited::Request,
+        }
+    }
+
+    /// The head did not come in time.
+    pub(crate) fn head_is_late(&self) {
+        self.refusal.set(Some(HeadError::TooSlow));
     }
 
     /// The head for which the guard ended the connection.
@@ -302,6 +328,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Read for Guard<I> {
             if withheld {
                 *this.gate.withheld.borrow_mut() = Some(cx.waker().clone());
             }
+            this.gate.partial.set(this.end > this.start);
             if !this.make_room() {
                 if withheld {
                     return Poll::Pending;

@@ -51,6 +51,9 @@ pub(crate) enum HeadError {
     /// Too long, or too many fields.
     #[error("the head is longer than 60 KiB or has more than 100 fields")]
     TooLarge,
+    /// It did not come in time.
+    #[error("the head took too long")]
+    TooSlow,
 }
 
 impl HeadError {
@@ -58,6 +61,7 @@ impl HeadError {
     pub(crate) fn status(self) -> http::StatusCode {
         match self {
             Self::TooLarge => http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooSlow => http::StatusCode::REQUEST_TIMEOUT,
             _ => http::StatusCode::BAD_REQUEST,
         }
     }
@@ -72,6 +76,7 @@ impl HeadError {
             Self::Host => "http1.host",
             Self::Chunk => "http1.invalid_chunk",
             Self::TooLarge => "http1.head_too_large",
+            Self::TooSlow => "request_header_timeout",
         }
     }
 }

@@ -59,6 +59,19 @@ pub(crate) fn broken_route(status: StatusCode, reason: &Arc<str>) -> Failure {
     }
 }
 
+/// Neither side said anything for too long; before the end of the request the client is to blame.
+pub(crate) fn stalled(request_is_complete: bool) -> Failure {
+    let status = if request_is_complete {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::REQUEST_TIMEOUT
+    };
+    Failure {
+        reply: LocalReply::text(status, "stream timeout", "stream_idle_timeout"),
+        flags: ResponseFlag::StreamIdleTimeout.into(),
+    }
+}
+
 /// The backend gave no response.
 pub(crate) fn upstream(error: &UpstreamError) -> Failure {
     let (status, body, details, flags): (StatusCode, Bytes, Arc<str>, ResponseFlags) = match error {

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,12 +19,13 @@ use wayline_telemetry::ResponseFlag;
 
 use super::book::{Book, Details};
 use super::exchange::{Cut, exchange};
-use super::guard::Guard;
+use super::guard::{Awaited, Guard};
 use super::head::HeadError;
 use super::upgrade::Http1Body;
 use crate::drain::Stage;
 use crate::ingress::Ingress;
 use crate::io::{Io, Rewound};
+use crate::timers::Timer;
 use crate::worker::LocalExecutor;
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4).
@@ -37,6 +38,9 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 const MAX_PENDING_RESETS: usize = 50;
 
+/// How much longer than an exchange may be silent its connection may be.
+const STALLED: Duration = Duration::from_secs(2);
+
 /// How long, and for how many bytes, a refused client may go on before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 256 * 1024;
@@ -45,9 +49,17 @@ const MAX_DISCARDED: usize = 256 * 1024;
 pub(crate) async fn serve(ingress: Rc<Ingress>, mut io: Io, first: BytesMut) {
     let mut first = first;
     let mut drain = ingress.worker.drain.connection();
+    let timer = ingress.worker.timers.timer();
+    // Clients of the mesh are known, and open connections long before they use them.
+    let patience = match &io {
+        Io::Tcp(_) => ingress.worker.timeouts.head,
+        Io::Tunnel(_) => ingress.worker.timeouts.idle,
+    };
+    let silent = poll_fn(|cx| timer.lasting_for(patience, cx));
     let version = tokio::select! {
         version = detect(&mut io, &mut first) => version,
         () = drain.closing() => return,
+        () = silent => return,
     };
     drop(drain);
     let version = match version {
@@ -101,13 +113,17 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
     builder.max_headers(128);
     let mut connection = builder.serve_connection(guard, service);
     let mut drain = ingress.worker.drain.connection();
+    let mut patience = Patience::new(&ingress);
     let outcome = poll_fn(|cx| {
         while let Poll::Ready(stage) = drain.poll(cx) {
             if stage == Stage::Closing {
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
-        Pin::new(&mut connection).poll(cx)
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => patience.poll(cx).map(Ok),
+        }
     })
     .await;
     let (mut io, early) = connection.into_parts().io.into_parts();
@@ -126,6 +142,47 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
         io.reset();
     } else {
         part(io).await;
+    }
+}
+
+/// Cuts an HTTP/1 connection short that keeps us waiting.
+struct Patience<'i> {
+    ingress: &'i Ingress,
+    timer: Timer,
+    awaited: Awaited,
+}
+
+impl<'i> Patience<'i> {
+    fn new(ingress: &'i Ingress) -> Self {
+        Self {
+            ingress,
+            timer: ingress.worker.timers.timer(),
+            awaited: Awaited::Request,
+        }
+    }
+
+    /// To be called whenever the connection has nothing to do; ready when it is over.
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let gate = &self.ingress.gate;
+        let awaited = gate.awaited();
+        if awaited != self.awaited {
+            self.awaited = awaited;
+            self.timer.clear();
+        }
+        let timeouts = &self.ingress.worker.timeouts;
+        match awaited {
+            Awaited::Request => self.timer.silent_for(timeouts.idle, cx),
+            Awaited::Head => self
+                .timer
+                .lasting_for(timeouts.head, cx)
+                .map(|()| gate.head_is_late()),
+            // The exchange itself notices first, unless the client does not take what it is sent.
+            Awaited::Exchange if timeouts.stream_idle.is_zero() => Poll::Pending,
+            Awaited::Exchange => self
+                .timer
+                .silent_for(timeouts.stream_idle + STALLED, cx)
+                .map(|()| gate.cut_short()),
+        }
     }
 }
 
@@ -191,10 +248,15 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut drain = ingress.worker.drain.connection();
     let mut told = false;
+    let timer = ingress.worker.timers.timer();
     let outcome = poll_fn(|cx| {
         let _stage = drain.poll(cx);
         loop {
-            let polled = connection.as_mut().poll(cx);
+            let mut polled = connection.as_mut().poll(cx);
+            if polled.is_pending() {
+                let idle = timer.silent_for(ingress.worker.timeouts.idle, cx);
+                polled = idle.map(Ok);
+            }
             if told || polled.is_ready() || !ingress.is_leaving() {
                 return polled;
             }

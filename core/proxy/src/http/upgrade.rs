@@ -156,6 +156,10 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// What the HTTP/1 codec sends behind a head.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly always the large one: a box would be an allocation per request"
+)]
 pub(crate) enum Http1Body {
     /// A response body.
     Exchange(ExchangeBody),

@@ -167,6 +167,9 @@ fn run_args(stage: &Stage) -> RunArgs {
         workers: None,
         drain_timeout: Span::from(DRAIN),
         drain_delay: Span::from(Duration::ZERO),
+        head_timeout: Span::from(Duration::ZERO),
+        idle_timeout: Span::from(Duration::ZERO),
+        stream_idle_timeout: Span::from(Duration::ZERO),
         log: None,
         log_format: None,
     }

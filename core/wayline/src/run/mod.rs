@@ -15,7 +15,7 @@ use wayline_control::{FolderSource, IdentityFolder, LiveObjects, Publication};
 use wayline_model::Snapshot;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
-use wayline_proxy::{Inputs, Listeners, Running, Settings};
+use wayline_proxy::{Inputs, Listeners, Running, Settings, Timeouts};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_tls::{CertificateStore, DevCa};
 
@@ -182,6 +182,11 @@ fn start(
         metrics: args.metrics,
         drain_timeout: args.drain_timeout.into(),
         drain_delay: args.drain_delay.into(),
+        timeouts: Timeouts {
+            head: args.head_timeout.into(),
+            idle: args.idle_timeout.into(),
+            stream_idle: args.stream_idle_timeout.into(),
+        },
     };
     let inputs = Inputs {
         snapshots: publication.snapshots.clone(),
