@@ -209,6 +209,8 @@ spec:
       requestHeaderModifier: {set: [{name: x-seen, value: "yes"}], remove: [x-drop]}
     - type: URLRewrite
       urlRewrite: {hostname: other.example, path: {type: ReplaceFullPath, replaceFullPath: /all}}
+    - type: RequestMirror
+      requestMirror: {backendRef: {name: web, port: 80}, percent: 25}
     timeouts: {request: 2s}
     backendRefs: [{name: web, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /new}}]
@@ -260,6 +262,11 @@ fn redirects_rewrites_edits_and_precedence_are_shown() {
         json!({"set": [["x-seen", "yes"]], "add": [], "remove": ["x-drop"]})
     );
     assert_eq!(route["timeoutMs"], 2000);
+    let mirror = "outbound|80||web.shop.svc.cluster.local";
+    assert_eq!(
+        route["mirrors"],
+        json!([{"percent": 25.0, "cluster": mirror}])
+    );
     assert_eq!(report["outcome"]["status"], 503, "it has no endpoint");
     assert_eq!(report["outcome"]["details"], "no_healthy_upstream");
 }

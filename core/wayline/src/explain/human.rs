@@ -140,6 +140,10 @@ fn route(text: &mut String, route: &RouteReport) {
     for it in &route.backends {
         backend(text, it);
     }
+    for it in &route.mirrors {
+        let name = it.cluster.as_deref().unwrap_or("-");
+        let _ = writeln!(text, "mirror    {:>6} {name}", percent(it.percent));
+    }
 }
 
 fn edits(text: &mut String, of: &str, edits: &EditsReport) {
@@ -162,8 +166,7 @@ fn backend(text: &mut String, backend: &BackendReport) {
         (None, Some(reason)) => format!("answered 500: {reason}"),
         (None, None) => "-".to_owned(),
     };
-    let percent = format!("{}%", (backend.percent * 100.0).round() / 100.0);
-    let _ = writeln!(text, "backend   {percent:>6} {name}");
+    let _ = writeln!(text, "backend   {:>6} {name}", percent(backend.percent));
     edits(text, "request", &backend.request_headers);
     edits(text, "response", &backend.response_headers);
     if backend.cluster.is_some() && backend.endpoints.is_empty() {
@@ -183,4 +186,9 @@ fn backend(text: &mut String, backend: &BackendReport) {
         }
         text.push('\n');
     }
+}
+
+/// To the hundredth.
+fn percent(share: f64) -> String {
+    format!("{}%", (share * 100.0).round() / 100.0)
 }

@@ -128,6 +128,18 @@ pub(super) struct RouteReport {
     /// For the head of the response to one attempt.
     pub(super) backend_timeout_ms: Option<u64>,
     pub(super) backends: Vec<BackendReport>,
+    /// Who gets copies.
+    pub(super) mirrors: Vec<MirrorReport>,
+}
+
+/// Who gets copies of requests.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MirrorReport {
+    /// Of how many requests, in percent.
+    pub(super) percent: f64,
+    /// The cluster as logs name it.
+    pub(super) cluster: Option<Arc<str>>,
 }
 
 /// A match that fits and does not win.

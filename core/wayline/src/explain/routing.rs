@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use wayline_model::route::{
-    Fitting, Forward, HeaderEdits, PathMatch, RouteAction, RouteMatch, RouteRule, Routes,
+    Fitting, Forward, HeaderEdits, Mirror, PathMatch, RouteAction, RouteMatch, RouteRule, Routes,
     ValueMatch, WeightedBackend,
 };
 use wayline_model::service::{Cluster, Endpoint, Transport};
@@ -14,8 +14,8 @@ use wayline_proxy::decisions;
 
 use super::evaluate::outcome;
 use super::report::{
-    BackendReport, EditsReport, EndpointReport, OtherReport, Outcome, OutcomeKind, RedirectReport,
-    RewriteReport, RouteReport,
+    BackendReport, EditsReport, EndpointReport, MirrorReport, OtherReport, Outcome, OutcomeKind,
+    RedirectReport, RewriteReport, RouteReport,
 };
 
 /// The rule a request takes, with those that would have fitted as well.
@@ -80,6 +80,7 @@ impl Chosen {
             response_headers: edits(&rule.response_headers),
             timeout_ms: None,
             backend_timeout_ms: None,
+            mirrors: Vec::new(),
             backends: Vec::new(),
         };
         let result = match &rule.action {
@@ -152,6 +153,8 @@ fn forward_to(
             }
         }),
     });
+    let mirrors = forward.mirrors.iter();
+    report.mirrors = mirrors.map(|it| mirror_report(it, snapshot)).collect();
     let backends = forward.backends.iter();
     report.backends = backends
         .map(|it| backend_report(it, forward.total_weight, snapshot))
@@ -206,6 +209,15 @@ fn backend_report(backend: &WeightedBackend, total: u32, snapshot: &Snapshot) ->
         request_headers: edits(&backend.request_headers),
         response_headers: edits(&backend.response_headers),
         endpoints: endpoints.map(|it| endpoint_report(it)).collect(),
+    }
+}
+
+fn mirror_report(mirror: &Mirror, snapshot: &Snapshot) -> MirrorReport {
+    let cluster = snapshot.clusters.get(&mirror.cluster);
+    let share = f64::from(mirror.numerator) / f64::from(mirror.denominator.max(1));
+    MirrorReport {
+        percent: (share * 100.0).min(100.0),
+        cluster: cluster.map(|it| Arc::clone(&it.name)),
     }
 }
 
