@@ -109,7 +109,7 @@ fn a_trace_says_by_what_each_match_loses() {
         ..RouteOrder::default()
     };
     let post = RouteMatch {
-        method: Some(http::Method::POST),
+        method: Some(Method::POST),
         ..prefix("/a")
     };
     let ranked = [
