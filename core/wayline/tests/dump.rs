@@ -414,3 +414,33 @@ fn secrets_and_last_good_versions_are_dumped_and_nobody_is_a_failure() {
     );
     assert!(!out.exists());
 }
+
+#[test]
+fn a_policy_that_could_never_be_read_denies_and_is_told_of() {
+    let stage = Stage::set();
+    let manifests = stage.path("manifests");
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\n  namespace: default\nspec: [\n";
+    fs::write(manifests.join("p.yaml"), policy).unwrap();
+    let run = Run::start(&stage, &manifests);
+    let admin = run.admin.to_string();
+    let url = "http://details:9080/details/0";
+    let from = "default/bookinfo-productpage";
+    for source in [["--admin", &*admin], ["-f", manifests.to_str().unwrap()]] {
+        let asked = ["explain", "-o", "json", "--from", from, url];
+        let output = wayline(&[&asked[..], &source].concat());
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["outcome"]["status"], 403, "{report:#}");
+        let finding = &report["findings"][0]["object"];
+        assert_eq!(finding, "AuthorizationPolicy default/p", "{report:#}");
+    }
+    let out = stage.path("dump");
+    let output = wayline(&["dump", "--admin", &admin, "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("AuthorizationPolicy default/p is missing"),
+        "{said}"
+    );
+    assert!(out.join("service.default.yaml").is_file());
+}

@@ -161,7 +161,7 @@ impl Parsed {
     /// file does not parse.
     #[must_use]
     pub fn unreadable(object: ObjectRef, finding: Finding) -> Self {
-        let reason = finding.reason.clone();
+        let reason = format!("{object} can not be read: {}", finding.reason);
         Self {
             content: Content::Broken(match &*object.kind {
                 "AuthorizationPolicy" => Broken::Policy(Restriction {
