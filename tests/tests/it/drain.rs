@@ -49,7 +49,7 @@ fn sigterm_under_load_loses_nothing() {
                     let answer = long.answer().map_err(|error| error.to_string())?;
                     (answer.text() == "/long")
                         .then_some(())
-                        .ok_or(answer.text())
+                        .ok_or_else(|| answer.text())
                 }));
             }
             for address in [edge, tunnel_two.address] {
