@@ -38,6 +38,53 @@ fn an_answer_before_the_end_of_the_body_reaches_the_client() {
 }
 
 #[test]
+fn an_answer_nobody_takes_yet_does_not_hold_up_the_upload() {
+    const LENGTH: usize = 32 * 1024 * 1024;
+    let mesh = scene::echo_mesh(&[scene::edge_to_echo()]);
+    mesh.write("edge.yaml", &scene::edge(&mesh));
+    let (done, uploaded) = mpsc::channel();
+    let _backend = Backend::raw(mesh.ip(ECHO), PORT, move |_, mut stream| {
+        // Answers at length from the first bytes on, and listens at the same time.
+        let _ = stream.read(&mut [0; 1024]);
+        let mut speaker = stream.try_clone().unwrap();
+        let speaking = std::thread::spawn(move || {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+            let _ = speaker.write_all(head.as_bytes());
+            let _ = speaker.write_all(&vec![b'a'; LENGTH]);
+        });
+        let mut left = LENGTH;
+        let mut space = vec![0; 64 * 1024];
+        while left > 0 {
+            match stream.read(&mut space) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => left = left.saturating_sub(read),
+            }
+        }
+        let _ = done.send(left);
+        let _ = speaking.join();
+        // Closing with bytes unread would reset the answer away.
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let _wayline = mesh.start();
+    let mut conversation = eventually("the gateway to listen", || {
+        TcpStream::connect(scene::edge_address(&mesh))
+            .ok()
+            .map(Conversation::on)
+    });
+    // A client that reads nothing before it has written everything.
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        LENGTH + 1024
+    );
+    conversation.write(head.as_bytes()).unwrap();
+    conversation.write(&vec![b'b'; LENGTH + 1024]).unwrap();
+    assert_eq!(uploaded.recv_timeout(PATIENCE).unwrap(), 0);
+    let answer = conversation.answer().unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, LENGTH));
+}
+
+#[test]
 fn interim_responses_are_not_taken_for_the_answer() {
     let mesh = scene::echo_mesh(&[]);
     let _backend = Backend::raw(mesh.ip(ECHO), PORT, |_, mut stream| {

@@ -148,6 +148,13 @@ impl ClientBody {
         self.failed.get()
     }
 
+    /// Whether the client is still sending it.
+    pub(crate) fn is_under_way(&self) -> bool {
+        let source = self.source.borrow();
+        !self.ended.get()
+            && matches!(&*source, ClientSource::Direct(body) if !body.is_end_stream())
+    }
+
     /// A copy of the body for somebody who may not hold it up. Only before it is read.
     pub(crate) fn tap(&self) -> TapReader {
         let (writer, reader) = tap(self.source.borrow().size_hint());

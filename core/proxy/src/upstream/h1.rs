@@ -1,8 +1,11 @@
 //! HTTP/1 connections to backends, driven inline: the connection is polled by the exchange that uses
-//! it, not by a task of its own, which saves two wake-ups a request.
+//! it, not by a task of its own, which saves two wake-ups a request. One whose answer comes before the
+//! request is out gets a task after all.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -11,6 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
 
 use crate::http::body::RequestBody;
 use crate::io::Io;
@@ -25,6 +29,28 @@ pub(crate) struct H1Connection {
     asked: bool,
     failed: bool,
     used: bool,
+}
+
+/// A connection that a task drives; dropping this ends both.
+pub(crate) struct Detached {
+    _sender: SendRequest<RequestBody>,
+    failed: Rc<Cell<bool>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Detached {
+    /// Whether the connection broke; what it carried is not complete.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.get()
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 /// A request that got no response.
@@ -104,6 +130,24 @@ impl H1Connection {
         .await;
         let parts = self.switched.take()?.into_parts();
         Some((parts.io.into_inner(), parts.read_buf))
+    }
+
+    /// Has a task drive the connection to the end of this exchange. An answer that comes while the
+    /// request is still being sent must not hold it up: nobody would drive the connection while the
+    /// client does not take the answer, and many clients take nothing before they have sent all.
+    pub(crate) fn detach(mut self: Box<Self>) -> Detached {
+        let failed = Rc::new(Cell::new(self.failed));
+        let told = Rc::clone(&failed);
+        let task = self.driver.take().map(|driver| {
+            tokio::task::spawn_local(async move {
+                told.set(driver.await.is_err());
+            })
+        });
+        Detached {
+            _sender: self.sender,
+            failed,
+            task,
+        }
     }
 
     /// Whether it has served requests before.

@@ -1,7 +1,7 @@
 //! The response body on its way down, carrying the connection it comes from.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 
 use super::deadline::Deadline;
 use super::endpoint::InFlight;
-use super::h1::H1Connection;
+use super::h1::{Detached, H1Connection};
 use super::h2::StreamCount;
 use crate::http::body::{BodyError, clean_trailers};
 use crate::io::Io;
@@ -44,6 +44,11 @@ struct Rest {
 pub(crate) enum Lease {
     /// The connection, which this body drives and gives back.
     H1(Box<H1Connection>, InFlight),
+    /// A connection that still carries the request, driven by its own task and used once.
+    Detached {
+        connection: Detached,
+        _in_flight: InFlight,
+    },
     /// A stream of a shared connection, driven by its own task; counted while it lasts.
     H2 {
         _stream: StreamCount,
@@ -211,9 +216,11 @@ impl Rest {
             return Poll::Ready(Some(Err(BodyError::Timeout)));
         }
         let Lease::H1(connection, _) = &mut self.lease else {
-            return Pin::new(&mut self.body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from)));
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            if frame.is_none() && self.lease.is_broken() {
+                return Poll::Ready(Some(Err(BodyError::Upstream)));
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         };
         // Only the driver fills the body, and it is driven right here: nobody needs waking.
         let mut unwoken = Context::from_waker(Waker::noop());
@@ -237,6 +244,7 @@ impl Lease {
     fn is_broken(&self) -> bool {
         match self {
             Self::H1(connection, _) => connection.failed(),
+            Self::Detached { connection, .. } => connection.failed(),
             Self::H2 { .. } => false,
         }
     }
@@ -245,7 +253,7 @@ impl Lease {
     fn release(self) {
         match self {
             Self::H1(connection, in_flight) => in_flight.endpoint().put_idle(connection),
-            Self::H2 { .. } => {}
+            Self::Detached { .. } | Self::H2 { .. } => {}
         }
     }
 }

@@ -216,6 +216,7 @@ async fn attempt(
             // copy stays for the second time.
             let reused = connection.is_reused();
             let asked = wanted.upgrade.is_some();
+            let sending = wanted.body.clone();
             let may_be_stale = reused && is_idempotent(&wanted.method) && !endpoint.is_trusted();
             let message = if may_be_stale || sends_again(retry) {
                 wanted.to_h1()
@@ -237,7 +238,16 @@ async fn attempt(
                 }
                 Ok((response, _)) if !has_one_reading(&response) => Err(Failure::Protocol),
                 Ok((response, connection)) => Ok(split(response, |body| {
-                    UpstreamBody::new(body, Lease::H1(connection, in_flight))
+                    let under_way = sending.is_some_and(|body| body.is_under_way());
+                    let lease = if under_way {
+                        Lease::Detached {
+                            connection: connection.detach(),
+                            _in_flight: in_flight,
+                        }
+                    } else {
+                        Lease::H1(connection, in_flight)
+                    };
+                    UpstreamBody::new(body, lease)
                 })),
                 Err(failure) => {
                     if let Some(unsent) = failure.unsent {
