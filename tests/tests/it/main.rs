@@ -5,6 +5,7 @@
 mod authorization;
 mod cli;
 mod config;
+mod cors;
 mod drain;
 mod edges;
 mod framing;

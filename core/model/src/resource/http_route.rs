@@ -204,9 +204,9 @@ pub struct HttpRouteFilter {
     /// A mirror.
     #[serde(default)]
     pub request_mirror: Option<RequestMirror>,
-    /// CORS; not supported yet.
+    /// What other origins may read.
     #[serde(default)]
-    pub cors: Option<Value>,
+    pub cors: Option<HttpCors>,
     /// External authorization; not supported yet.
     #[serde(default)]
     pub external_auth: Option<Value>,
@@ -276,6 +276,24 @@ pub struct UrlRewrite {
     pub hostname: Option<String>,
     /// Path.
     pub path: Option<PathModifier>,
+}
+
+/// CORS.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpCors {
+    /// Origins that may read: `*`, `scheme://host[:port]`, or with `*.` before the host.
+    pub allow_origins: Vec<String>,
+    /// Whether credentials may be sent.
+    pub allow_credentials: Option<bool>,
+    /// Methods, or `*`.
+    pub allow_methods: Vec<String>,
+    /// Request headers, or `*`.
+    pub allow_headers: Vec<String>,
+    /// Response headers, or `*`.
+    pub expose_headers: Vec<String>,
+    /// Seconds for which a preflight's answer may be remembered; 5 by default.
+    pub max_age: Option<u32>,
 }
 
 /// RequestMirror.

@@ -3,6 +3,7 @@
 //! Used twice: when a document is read, so that a route with a bad pattern or header counts as not
 //! valid and its last good version stays; and when routes are compiled.
 
+mod cors;
 mod reliability;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::http_route::{
     ValueMatch as WrittenValue, ValueMatchType,
 };
 use crate::route::{
-    CompiledPattern, HeaderEdits, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect,
+    CompiledPattern, Cors, HeaderEdits, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect,
     Rewrite, RouteMatch, ValueMatch,
 };
 
@@ -227,6 +228,7 @@ pub(crate) struct Filters {
     pub(crate) rewrite: Option<UrlRewrite>,
     /// Shares of the mirrors: so many of so many requests.
     pub(crate) mirrors: Vec<(u32, u32)>,
+    pub(crate) cors: Option<Box<Cors>>,
     /// Filters that are supported later: index and type.
     pub(crate) later: Vec<(usize, FilterType)>,
 }
@@ -299,6 +301,11 @@ fn add_filter(
     } else if let Some(written) = &filter.request_mirror {
         let share = mirror_share(written).map_err(|problem| problem.below("requestMirror"))?;
         filters.mirrors.push(share);
+    } else if let Some(written) = &filter.cors {
+        let cors = cors::cors(written).map_err(|problem| problem.below("cors"))?;
+        if filters.cors.replace(Box::new(cors)).is_some() {
+            return Err(Problem::new("type", "CORS stands twice"));
+        }
     } else {
         filters.later.push((index, filter.kind));
     }

@@ -6,6 +6,7 @@
 //! which rule a request takes in [`table`].
 
 mod bucket;
+pub mod cors;
 pub mod edits;
 pub mod matches;
 pub mod order;
@@ -22,6 +23,7 @@ use http::StatusCode;
 use crate::names::ObjectRef;
 use crate::service::ClusterId;
 
+pub use cors::{Cors, Grant, OriginMatch};
 pub use edits::{HeaderEdits, PathRewrite, Redirect, Rewrite};
 pub use matches::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 pub use order::{Advantage, RouteOrder};
@@ -66,6 +68,8 @@ pub struct RouteRule {
     pub request_headers: HeaderEdits,
     /// Edits of the response's headers.
     pub response_headers: HeaderEdits,
+    /// What other origins may read; boxed, because few rules say.
+    pub cors: Option<Box<Cors>>,
 }
 
 /// What to do with a matched request.

@@ -368,6 +368,7 @@ fn default_table(cluster: ClusterId) -> RouteTable {
             }),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
+            cors: None,
         }),
         order: RouteOrder::default(),
     }])

@@ -57,6 +57,7 @@ pub(super) fn compile_broken(
         action: failure(&format!("{object} is not valid: {}", route.reason)),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        cors: None,
     });
     let entries = route
         .matches
@@ -164,6 +165,7 @@ impl RuleCompiler<'_> {
             action,
             request_headers: filters.request_headers.clone(),
             response_headers: filters.response_headers.clone(),
+            cors: filters.cors.clone(),
         }
     }
 
@@ -221,6 +223,7 @@ impl RuleCompiler<'_> {
                 Ok(filters)
                     if filters.later.is_empty()
                         && filters.mirrors.is_empty()
+                        && filters.cors.is_none()
                         && filters.redirect.is_none()
                         && filters.rewrite.is_none() =>
                 {

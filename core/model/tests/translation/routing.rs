@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use wayline_model::route::{RetryPolicy, RouteAction};
+use wayline_model::route::{Grant, RetryPolicy, RouteAction};
 
 use crate::world::*;
 
@@ -227,10 +227,6 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
     let with_filter = |filter: Value| json!({"filters": [filter]});
     let cases = [
         (
-            with_filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
-            "v1=1",
-        ),
-        (
             with_filter(json!({"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC"}})),
             "500",
         ),
@@ -406,6 +402,42 @@ fn mirrors_are_clusters_with_a_share() {
             "500",
             "{refused}"
         );
+    }
+}
+
+#[test]
+fn cors_belongs_to_the_rule_and_is_refused_where_it_is_wrong() {
+    let granted = |cors: Value| {
+        let rules = json!([{"backendRefs": [backend("v1", 1)],
+            "filters": [{"type": "CORS", "cors": cors}]}]);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let table = &target(&translation.snapshot, WEB, 80).routes.producer;
+        table.lookup(&get("/")).unwrap().cors.clone()
+    };
+    let least = granted(json!({"allowOrigins": ["*"]})).unwrap();
+    assert_eq!((least.max_age, least.credentials), (5, false));
+    assert_eq!(
+        (&least.methods, &least.headers),
+        (&Grant::Nothing, &Grant::Nothing)
+    );
+    let full = granted(
+        json!({"allowOrigins": ["https://a.example", "http://*.b.example:81"],
+        "allowCredentials": true, "allowMethods": ["GET", "PUT"], "allowHeaders": ["*"],
+        "exposeHeaders": ["x-a", "x-b"], "maxAge": 60}),
+    )
+    .unwrap();
+    assert_eq!(full.methods, Grant::List("GET, PUT".parse().unwrap()));
+    assert_eq!(full.headers, Grant::Any);
+    assert_eq!(full.expose.unwrap(), "x-a, x-b");
+    for refused in [
+        json!({"allowOrigins": ["a.example"]}),
+        json!({"allowOrigins": ["*", "https://a.example"]}),
+        json!({"allowMethods": ["GRAB"]}),
+        json!({"allowMethods": ["*", "GET"]}),
+        json!({"allowHeaders": ["a b"]}),
+        json!({"maxAge": 0}),
+    ] {
+        assert_eq!(granted(refused.clone()), None, "{refused}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
@@ -279,6 +279,8 @@ struct Forwarding {
     backend: usize,
     /// Who gets copies.
     mirrors: Vec<Rc<upstream::ClusterState>>,
+    /// The page that asks, where the rule grants pages of other origins something.
+    origin: Option<Box<HeaderValue>>,
 }
 
 /// Looks up the route and the backend, and makes the request what the backend shall get.
@@ -295,11 +297,19 @@ fn decide(
     if let Some(page) = &mut book.log {
         page.route = Some(Arc::clone(&rule.name));
     }
+    if let Some(cors) = &rule.cors
+        && let Some(response) = cors.preflight(&request.method, &request.headers)
+    {
+        let reply = reply::preflight(response);
+        book.local(&reply, ResponseFlags::NONE);
+        return Decision::Answer(reply);
+    }
     let forward = match &rule.action {
         RouteAction::Forward(forward) => forward,
         RouteAction::Redirect(redirect) => {
-            let reply = redirect::reply(redirect, &request, bound.place.port());
+            let mut reply = redirect::reply(redirect, &request, bound.place.port());
             book.local(&reply, ResponseFlags::NONE);
+            share(rule, origin(rule, &request).as_deref(), &mut reply.headers);
             return Decision::Answer(reply);
         }
         RouteAction::Fail { status, reason } => {
@@ -326,6 +336,7 @@ fn decide(
     book.destination = Some(cluster.destination.clone());
     let http2 = speaks_http2(&cluster, &request, bound.place.proxy().role);
 
+    let origin = origin(rule, &request);
     rule.request_headers.apply(&mut request.headers);
     backend.request_headers.apply(&mut request.headers);
     let mut authority = request.authority.value().clone();
@@ -358,7 +369,24 @@ fn decide(
         rule: Arc::clone(rule),
         backend: index,
         mirrors: mirror::chosen(&ingress.worker, &plan.snapshot, &forward.mirrors),
+        origin,
     })
+}
+
+fn origin(rule: &RouteRule, request: &CanonicalRequest) -> Option<Box<HeaderValue>> {
+    rule.cors.as_ref()?;
+    request
+        .headers
+        .get(http::header::ORIGIN)
+        .cloned()
+        .map(Box::new)
+}
+
+/// Lets the page that asked read a response.
+fn share(rule: &RouteRule, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
+    if let (Some(cors), Some(origin)) = (&rule.cors, origin) {
+        cors.share(origin, response);
+    }
 }
 
 fn rule_for<'b>(
@@ -431,6 +459,7 @@ async fn send(
         rule,
         backend,
         mirrors,
+        origin,
     } = forwarding;
     let RouteAction::Forward(forward) = &rule.action else {
         return Err(fail(book, reply::no_route()));
@@ -454,7 +483,11 @@ async fn send(
     };
     let (response, body) = match outcome {
         Ok(response) => response,
-        Err(error) => return Err(fail(book, reply::upstream(&error))),
+        Err(error) => {
+            let mut reply = fail(book, reply::upstream(&error));
+            share(&rule, origin.as_deref(), &mut reply.headers);
+            return Err(reply);
+        }
     };
     if book.attempts.exhausted {
         book.flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
@@ -478,6 +511,7 @@ async fn send(
     if let Some(backend) = forward.backends.get(backend) {
         backend.response_headers.apply(&mut parts.headers);
     }
+    share(&rule, origin.as_deref(), &mut parts.headers);
     Ok(Response::from_parts(parts, body))
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use wayline_chain::LocalReply;
 use wayline_model::request::RequestError;
 use wayline_telemetry::{ResponseFlag, ResponseFlags};
@@ -48,6 +48,17 @@ pub(crate) fn no_route() -> Failure {
     Failure {
         reply: LocalReply::text(StatusCode::NOT_FOUND, "", "route_not_found"),
         flags: ResponseFlag::NoRouteFound.into(),
+    }
+}
+
+/// The answer to a preflight.
+pub(crate) fn preflight(response: Response<()>) -> LocalReply {
+    let (parts, ()) = response.into_parts();
+    LocalReply {
+        status: parts.status,
+        headers: parts.headers,
+        body: Bytes::new(),
+        details: "cors_response".into(),
     }
 }
 

@@ -430,6 +430,7 @@ fn split() -> Routes {
                 ..HeaderEdits::default()
             },
             response_headers: HeaderEdits::default(),
+            cors: None,
         })
     };
     let entry = |matches, rule| RouteEntry {

@@ -7,8 +7,9 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use wayline_model::Snapshot;
 use wayline_model::route::{
-    Forward, HeaderEdits, Mirror, PathMatch, PathRewrite, Redirect, RetryPolicy, RouteAction,
-    RouteMatch, RouteRule, RouteTable, Routes, ValueMatch, WeightedBackend,
+    Cors, Forward, Grant, HeaderEdits, Mirror, OriginMatch, PathMatch, PathRewrite, Redirect,
+    RetryPolicy, RouteAction, RouteMatch, RouteRule, RouteTable, Routes, ValueMatch,
+    WeightedBackend,
 };
 use wayline_model::snapshot::HostTable;
 
@@ -116,8 +117,40 @@ fn route(snapshot: &Snapshot, matches: &RouteMatch, rule: &RouteRule) -> Value {
             ),
         });
     }
+    if let Some(granted) = &rule.cors {
+        route["typed_per_filter_config"] = json!({"envoy.filters.http.cors": cors(granted)});
+    }
     edits(&mut route, &rule.request_headers, &rule.response_headers);
     route
+}
+
+fn cors(cors: &Cors) -> Value {
+    let origins = cors.origins.iter().map(|origin| match origin {
+        OriginMatch::Any => json!({"safe_regex": {"regex": ".*"}}),
+        OriginMatch::Exact(origin) => json!({"exact": &**origin}),
+        OriginMatch::Hosts { prefix, suffix } => {
+            let [prefix, suffix] = [prefix, suffix].map(|text| text.replace('.', "\\."));
+            json!({"safe_regex": {"regex": format!("{prefix}[^:/]+{suffix}")}})
+        }
+    });
+    let origins: Vec<Value> = origins.collect();
+    let grant = |grant: &Grant| match grant {
+        Grant::Nothing => String::new(),
+        Grant::Any => "*".to_owned(),
+        Grant::List(list) => text(list),
+    };
+    typed(
+        "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        json!({
+            "allow_origin_string_match": origins,
+            "allow_methods": grant(&cors.methods),
+            "allow_headers": grant(&cors.headers),
+            "expose_headers": cors.expose.as_ref().map(text).unwrap_or_default(),
+            "max_age": cors.max_age.to_string(),
+            "allow_credentials": cors.credentials,
+            "forward_not_matching_preflights": false,
+        }),
+    )
 }
 
 fn route_match(matches: &RouteMatch) -> Value {
