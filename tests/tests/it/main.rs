@@ -10,6 +10,7 @@ mod drain;
 mod edges;
 mod framing;
 mod gateway;
+mod grpc;
 mod hbone;
 mod hbone_out;
 mod mirrors;

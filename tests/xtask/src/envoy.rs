@@ -115,7 +115,7 @@ fn only_entry(dir: &Path) -> Result<PathBuf, Error> {
 }
 
 /// How to call pip on this machine.
-enum Pip {
+pub(crate) enum Pip {
     /// `python3 -m pip`.
     Module,
     /// Debian's Python comes without pip; this is its wheel, which runs unpacked from nothing.
@@ -123,7 +123,7 @@ enum Pip {
 }
 
 impl Pip {
-    fn find(tools: &Tools) -> Result<Self, Error> {
+    pub(crate) fn find(tools: &Tools) -> Result<Self, Error> {
         let mut python = Command::new("python3");
         let output = process::output(python.args(["-m", "pip", "--version"])).map_err(|error| {
             Error::Missing {
@@ -153,7 +153,7 @@ impl Pip {
         wheel(&root).map(Self::Wheel)
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("python3");
         match self {
             Self::Module => command.args(["-m", "pip"]),

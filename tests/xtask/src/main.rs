@@ -8,6 +8,7 @@ mod apt;
 mod bench_peers;
 mod curl;
 mod envoy;
+mod grpcio;
 mod process;
 mod test;
 mod tools;
@@ -22,8 +23,8 @@ const USAGE: &str = "\
 Usage: cargo xtask <COMMAND>
 
 Commands:
-  tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, and a curl with
-                        HTTP/2 proxy tunnels. With --bench, also install the peers of the race
+  tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, gRPC for Python,
+                        and a curl with HTTP/2 proxy tunnels. With --bench, also install the peers of the race
                         (haproxy, nginx, wrk) by apt-get.
   tools --zipkin        Also fetch a real Zipkin server by Maven; it needs Java 17.
                         `test` does so by itself where both are at hand
