@@ -72,10 +72,14 @@ fn target(text: &mut String, target: &TargetReport) {
         .map(|it| format!("{it} "))
         .next()
         .unwrap_or_default();
+    let protocol = match target.protocol {
+        "undeclared" => "undeclared, so HTTP where the first bytes are",
+        declared => declared,
+    };
     let _ = writeln!(
         text,
-        "target    {asked_for}port {} ({}), {} {}",
-        target.port, target.protocol, target.role, target.proxy
+        "target    {asked_for}port {} ({protocol}), {} {}",
+        target.port, target.role, target.proxy
     );
 }
 
