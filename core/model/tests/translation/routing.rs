@@ -442,6 +442,40 @@ fn cors_belongs_to_the_rule_and_is_refused_where_it_is_wrong() {
 }
 
 #[test]
+fn among_equal_matches_the_older_route_wins_and_then_the_first_by_name() {
+    let made = |name: &str, created: Option<&str>, to: &str| {
+        let rules = json!([{"backendRefs": [backend(to, 1)]}]);
+        let mut document = route("shop", name, service_parent("web"), rules);
+        document["metadata"]["creationTimestamp"] = json!(created);
+        document
+    };
+    let (old, new) = (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00Z"));
+    let cases = [
+        (made("a", new, "v1"), made("b", old, "v2"), "v2=1"),
+        (made("b", old, "v1"), made("a", new, "v2"), "v1=1"),
+        (made("b", old, "v1"), made("a", old, "v2"), "v2=1"),
+        (made("b", None, "v1"), made("a", None, "v2"), "v2=1"),
+    ];
+    for (one, other, expected) in cases {
+        let [one, other] = [&one, &other].map(Value::clone);
+        for documents in [[one.clone(), other.clone()], [other, one]] {
+            let translation = translate(&shop(&documents));
+            let found = at(&translation.snapshot, WEB, "x", &get("/"));
+            assert_eq!(found, expected, "{documents:?}");
+        }
+    }
+}
+
+#[test]
+fn a_section_means_nothing_at_a_service() {
+    let mut parent = service_parent("web");
+    parent["sectionName"] = json!("http");
+    let rules = json!([{"backendRefs": [backend("v1", 1)]}]);
+    let translation = translate(&shop(&[route("shop", "r", parent, rules)]));
+    assert_eq!(at(&translation.snapshot, WEB, "x", &get("/")), "v1=1");
+}
+
+#[test]
 fn a_route_to_nowhere_is_an_error() {
     let rules = json!([{"backendRefs": [backend("v1", 1)]}]);
     let translation = translate(&shop(&[

@@ -468,18 +468,20 @@ async fn send(
     if !mirrors.is_empty() && mirror::is_copied(&request) {
         mirror::start(&ingress.worker, mirrors, &request, forward.timeouts.request);
     }
-    let sending = upstream::send::send(
-        &ingress.worker,
-        &cluster,
-        request,
-        &forward.retry,
-        forward.timeouts.backend_request,
-        &mut book.attempts,
-    );
+    let worker = &ingress.worker;
+    let (retry, per_attempt) = (&forward.retry, forward.timeouts.backend_request);
+    let attempts = &mut book.attempts;
+    // Written twice, because a future that is made before the choice would be moved by it.
     let outcome = match forward.timeouts.request {
-        None => sending.await,
-        // Boxed, because it is rare.
-        Some(limit) => Box::pin(upstream::deadline::within(limit, sending)).await,
+        None => upstream::send::send(worker, &cluster, request, retry, per_attempt, attempts).await,
+        Some(limit) => {
+            // Boxed, because it is rare.
+            Box::pin(upstream::deadline::within(
+                limit,
+                upstream::send::send(worker, &cluster, request, retry, per_attempt, attempts),
+            ))
+            .await
+        }
     };
     let (response, body) = match outcome {
         Ok(response) => response,
