@@ -51,9 +51,7 @@ fn an_answer_with_two_readings_is_502() {
             Some("/switched") => {
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
             }
-            Some("/twice") => {
-                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
-            }
+            Some("/twice") => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
             _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         };
         let _ = stream.write_all(answer.as_bytes());
