@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod authorization;
+mod bodies;
 mod cli;
 mod config;
 mod cors;
