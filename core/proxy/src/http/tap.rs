@@ -119,7 +119,7 @@ impl TapReader {
     /// The next frame.
     pub(crate) fn poll_frame(
         &self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.state.borrow_mut();
         if let Some(piece) = state.waiting.pop_front() {
@@ -154,7 +154,7 @@ impl TapReader {
 
     /// The length of the whole body.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
@@ -187,9 +187,9 @@ mod tests {
     use super::*;
 
     fn next(reader: &TapReader) -> Poll<Option<Result<Bytes, ()>>> {
-        let mut cx = Context::from_waker(Waker::noop());
+        let cx = Context::from_waker(Waker::noop());
         reader
-            .poll_frame(&mut cx)
+            .poll_frame(&cx)
             .map(|frame| frame.map(|frame| frame.map(|it| it.into_data().unwrap()).map_err(drop)))
     }
 

@@ -39,7 +39,7 @@ enum Step {
     NotAsked,
     Asked(HeaderValue),
     Agreed(Box<Switched>),
-    Answered(Box<Switched>, ExchangeBody),
+    Answered(Box<Switched>, Box<ExchangeBody>),
 }
 
 /// Both ends of an upgrade, and the exchange it belongs to.
@@ -81,14 +81,17 @@ impl Upgrade {
     /// 101 goes to the client; the exchange lasts until the relay ends.
     pub(crate) fn answered(&self, exchange: ExchangeBody) {
         if let Step::Agreed(upstream) = self.0.take() {
-            self.0.replace(Step::Answered(upstream, exchange));
+            self.0.replace(Step::Answered(upstream, Box::new(exchange)));
         }
     }
 
     /// What is to be relayed, once 101 is written.
     pub(crate) fn take(&self) -> Option<Upgraded> {
         match self.0.take() {
-            Step::Answered(upstream, exchange) => Some(Upgraded { upstream, exchange }),
+            Step::Answered(upstream, exchange) => Some(Upgraded {
+                upstream,
+                exchange: *exchange,
+            }),
             Step::NotAsked | Step::Asked(_) | Step::Agreed(_) => None,
         }
     }
