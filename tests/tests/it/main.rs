@@ -23,5 +23,6 @@ mod silence;
 mod telemetry;
 mod timeouts;
 mod traces;
+mod unruly;
 mod upgrades;
 mod upstream;

@@ -3,6 +3,7 @@
 //! request is out gets a task after all.
 
 use std::cell::Cell;
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -160,11 +161,11 @@ impl H1Connection {
         if let Some(driver) = &mut self.driver
             && let Poll::Ready(outcome) = Pin::new(driver).poll(cx)
         {
-            self.failed = outcome.is_err();
             let driver = self.driver.take();
-            if self.asked && !self.failed {
+            if self.asked && outcome.is_ok() {
                 self.switched = driver;
             }
+            self.failed = outcome.is_err_and(|error| !is_unasked(&error));
         }
     }
 
@@ -172,4 +173,17 @@ impl H1Connection {
     pub(crate) fn failed(&self) -> bool {
         self.failed
     }
+}
+
+/// Whether something came behind a message that was complete. hyper has no name for it: it is the only
+/// error of a connection that has neither a cause nor a name.
+fn is_unasked(error: &hyper::Error) -> bool {
+    let named = error.is_parse()
+        || error.is_user()
+        || error.is_canceled()
+        || error.is_closed()
+        || error.is_incomplete_message()
+        || error.is_body_write_aborted()
+        || error.is_timeout();
+    !named && error.source().is_none()
 }
