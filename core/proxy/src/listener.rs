@@ -37,6 +37,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How often that is looked at while we are leaving.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
 
+/// Name of the listener that tunnels come in by.
+pub(crate) const HBONE: &str = "hbone";
+
 /// Names one port of one gateway across snapshots.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct EntranceKey {
@@ -270,7 +273,7 @@ pub(crate) fn names(snapshot: &Snapshot) -> Vec<String> {
 
 fn name(purpose: &Purpose) -> String {
     match purpose {
-        Purpose::Hbone => "hbone".to_owned(),
+        Purpose::Hbone => HBONE.to_owned(),
         Purpose::Entrance(key) => format!("{}/{}:{}", key.namespace, key.name, key.port),
     }
 }

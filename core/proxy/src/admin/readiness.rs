@@ -8,8 +8,9 @@ use crate::listener;
 
 /// What stands in the way, one sentence each; ready when there is nothing.
 ///
-/// A listener that can not be opened stands in the way only when none of those asked for is open: one
-/// bad port of a gateway must not take its other ports out of service.
+/// A waypoint without its HBONE port takes nothing at all. A gateway's listener that can not be opened
+/// stands in the way only when none of those asked for is open: one bad port of a gateway must not take
+/// its other ports out of service.
 pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
     let mut obstacles = Vec::new();
     if admin.is_draining() {
@@ -46,15 +47,15 @@ pub(super) fn report(obstacles: &[String]) -> String {
 }
 
 fn closed_listeners(admin: &Admin, wanted: &[String]) -> Vec<String> {
-    if wanted
-        .iter()
-        .any(|name| admin.listeners.bound(name).is_some())
-    {
-        return Vec::new();
-    }
+    let is_open = |name: &&String| admin.listeners.bound(name).is_some();
+    let none_is_open = !wanted.iter().any(|name| is_open(&name));
     let reason = |name: &String| match admin.listener(name).map(|status| status.bound) {
         Some(Err(reason)) => format!("listener {name}: {reason}; it is tried again every second"),
         Some(Ok(_)) | None => format!("listener {name}: not opened yet"),
     };
-    wanted.iter().map(reason).collect()
+    wanted
+        .iter()
+        .filter(|name| none_is_open || (*name == listener::HBONE && !is_open(name)))
+        .map(reason)
+        .collect()
 }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use wayline_proxy::StartError;
 
-use crate::support::{Bench, empty, gateway, waypoint};
+use crate::support::{Beginning, Bench, empty, gateway, waypoint};
 
 #[test]
 fn a_waypoint_is_ready_with_configuration_certificate_and_listener() {
@@ -86,6 +86,26 @@ fn one_closed_port_is_told_and_all_of_them_closed_are_not_ready() {
         "{}",
         reply.body
     );
+
+    drop(occupied);
+    bench.eventually("status", "/healthz/ready", |reply| reply.status == 200);
+}
+
+#[test]
+fn a_waypoint_without_its_hbone_port_is_not_ready_whatever_else_is_open() {
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut both = waypoint();
+    both.proxies.extend(gateway(&[0]).proxies);
+    both.entrances = gateway(&[0]).entrances;
+    let bench = Bench::start(Beginning {
+        snapshot: both,
+        hbone: Some(occupied.local_addr().unwrap()),
+        ..Beginning::default()
+    });
+    bench.certify();
+    let reply = bench.get("status", "/healthz/ready");
+    assert_eq!(reply.status, 503);
+    assert!(reply.body.contains("listener hbone: "), "{}", reply.body);
 
     drop(occupied);
     bench.eventually("status", "/healthz/ready", |reply| reply.status == 200);

@@ -48,6 +48,8 @@ pub(crate) struct Beginning {
     pub(crate) filters: Vec<Arc<dyn FilterSource>>,
     pub(crate) log_levels: Option<Arc<dyn LogLevels>>,
     pub(crate) objects: Option<Arc<dyn LiveObjects>>,
+    /// Where tunnels come in; any free port by default.
+    pub(crate) hbone: Option<SocketAddr>,
 }
 
 impl From<Snapshot> for Beginning {
@@ -83,7 +85,7 @@ impl Bench {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let settings = Settings {
             workers: 1,
-            hbone: any,
+            hbone: beginning.hbone.unwrap_or(any),
             admin: any,
             status: any,
             metrics: any,
