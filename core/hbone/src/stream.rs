@@ -101,7 +101,15 @@ impl TunnelStream {
         while self.chunk.is_empty() {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) => self.chunk = data,
-                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => break,
+                // The peer wants no more and has said all (RFC 9113 §8.1). A GOAWAY with the same
+                // code says no such thing about this stream.
+                Some(Err(error))
+                    if error.is_reset()
+                        && error.is_remote()
+                        && error.reason() == Some(Reason::NO_ERROR) =>
+                {
+                    break;
+                }
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
                 None => break,
             }

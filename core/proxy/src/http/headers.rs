@@ -36,6 +36,7 @@ pub(crate) fn prepare_request(
     headers.remove(&CLIENT_CERT);
     match role {
         ProxyRole::Gateway => {
+            remove_internal(headers);
             append_forwarded_for(headers, source);
             headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
@@ -48,6 +49,21 @@ pub(crate) fn prepare_request(
     headers
         .entry(REQUEST_ID)
         .or_insert_with(|| request_id(random));
+}
+
+/// `x-envoy-*` is what proxies of the mesh tell each other; from outside it is a lie.
+fn remove_internal(headers: &mut HeaderMap) {
+    let is_internal = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
+    if headers.keys().any(is_internal) {
+        let internal: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_internal(name))
+            .cloned()
+            .collect();
+        for name in internal {
+            headers.remove(name);
+        }
+    }
 }
 
 /// Drops what belonged to the upstream's connection.
@@ -102,6 +118,33 @@ fn request_id(random: &Random) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_proxies_tell_each_other_is_not_taken_from_outside() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "x-envoy-original-path",
+            "x-envoy-internal",
+            "x-forwarded-client-cert",
+            "x-other",
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        let mut inside = headers.clone();
+        let source = HeaderValue::from_static("203.0.113.1");
+        let random = Random::new();
+        prepare_request(&mut headers, &source, ProxyRole::Gateway, &random);
+        assert!(!headers.contains_key("x-envoy-original-path"));
+        assert!(!headers.contains_key("x-envoy-internal"));
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
+        assert_eq!(headers["x-other"], "v");
+        assert_eq!(headers["x-forwarded-for"], "203.0.113.1");
+
+        prepare_request(&mut inside, &source, ProxyRole::Waypoint, &random);
+        assert!(inside.contains_key("x-envoy-internal"));
+        assert!(!inside.contains_key("x-forwarded-client-cert"));
+        assert!(!inside.contains_key("x-forwarded-for"));
+    }
 
     #[test]
     fn a_request_id_is_a_version_4_uuid() {
