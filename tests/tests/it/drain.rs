@@ -38,8 +38,10 @@ fn sigterm_under_load_loses_nothing() {
         std::thread::scope(|scope| {
             let mut clients = Vec::new();
             for address in [edge, tunnel.address] {
-                for _ in 0..3 {
-                    clients.push(scope.spawn(move || until_told_to_close(address, done)));
+                // Some ask all the time, others are idle in between.
+                for pause in [0, 0, 20, 50] {
+                    let pause = Duration::from_millis(pause);
+                    clients.push(scope.spawn(move || until_told_to_close(address, pause, done)));
                 }
                 // A long answer that begins before the end does.
                 let mut long = Conversation::open(address);
@@ -147,6 +149,8 @@ fn drained_listeners_take_nothing_new_and_the_process_stays() {
     assert_eq!(wayline.admin("POST", "/drain_listeners").status, 200);
     eventually("the port to close", || TcpStream::connect(edge).err());
     assert!(!wayline.is_ready());
+    // Idle connections are not closed under the next request, which may be under way.
+    std::thread::sleep(Duration::from_millis(200));
     let last = open.exchange(&Request::get("/b")).unwrap();
     assert_eq!(
         (last.status, last.header("connection")),
@@ -295,9 +299,15 @@ fn ask(conversation: &mut Conversation, done: &AtomicUsize) -> Result<bool, Stri
 }
 
 /// Asks on one connection until an answer says that it was the last.
-fn until_told_to_close(address: SocketAddr, done: &AtomicUsize) -> Result<(), String> {
+fn until_told_to_close(
+    address: SocketAddr,
+    pause: Duration,
+    done: &AtomicUsize,
+) -> Result<(), String> {
     let mut conversation = Conversation::open(address);
-    while !ask(&mut conversation, done)? {}
+    while !ask(&mut conversation, done)? {
+        std::thread::sleep(pause);
+    }
     Ok(())
 }
 
