@@ -49,9 +49,9 @@ pub use admin::{LiveObjects, LogLevels};
 pub use listener::{ListenerStatus, Listeners};
 
 use admin::{Admin, Known};
+use collector::SnapshotDialer;
 use drain::Phase;
 use listener::Leaving;
-use collector::SnapshotDialer;
 use refusals::Refusals;
 use worker::{Handle, Shared};
 
@@ -90,8 +90,9 @@ pub struct Timeouts {
     pub head: Duration,
     /// For the next request; default 1 h (Envoy's `idle_timeout`). Ends the connection.
     pub idle: Duration,
-    /// For the next byte of an exchange in either direction; default 5 min (Envoy's
-    /// `stream_idle_timeout`). Ends the exchange, before its response with 408 or 504, flag SI.
+    /// For the next byte of an exchange in either direction; default 1 h. Envoy's
+    /// `stream_idle_timeout` is 5 min and Istio switches it off: streams that rarely say something
+    /// (watches, long polls) are ordinary in a mesh. Ends the exchange, before its response with 408 or 504, flag SI.
     /// Upgraded connections and opaque bytes are exempt.
     pub stream_idle: Duration,
 }
@@ -101,7 +102,7 @@ impl Default for Timeouts {
         Self {
             head: Duration::from_secs(60),
             idle: Duration::from_secs(60 * 60),
-            stream_idle: Duration::from_secs(5 * 60),
+            stream_idle: Duration::from_secs(60 * 60),
         }
     }
 }

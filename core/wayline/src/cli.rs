@@ -44,6 +44,8 @@ pub(crate) enum Verb {
     Dump(DumpArgs),
     /// Show Bookinfo behind a waypoint and an ingress gateway, on this machine, until Ctrl-C.
     Demo(DemoArgs),
+    /// Look at a WebAssembly filter.
+    Wasm(WasmArgs),
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -131,7 +133,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "TIME",
-        default_value = "5m",
+        default_value = "1h",
         env = "WAYLINE_STREAM_IDLE_TIMEOUT"
     )]
     pub(crate) stream_idle_timeout: Span,
@@ -196,7 +198,7 @@ pub(crate) struct CheckArgs {
 pub(crate) enum Format {
     /// For people.
     Human,
-    /// For programs: kind WaylineReport, versioned.
+    /// For programs: JSON with a kind, versioned.
     Json,
 }
 
@@ -257,6 +259,37 @@ pub(crate) struct DemoArgs {
     /// What the proxy logs, e.g. `info` [default: warnings].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,
+}
+
+/// Flags of `wayline wasm`.
+#[derive(Debug, Args)]
+pub(crate) struct WasmArgs {
+    #[command(subcommand)]
+    pub(crate) verb: WasmVerb,
+}
+
+/// What to do with a filter.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WasmVerb {
+    /// Say what a module offers and wants; exit 3 if it could not be hosted.
+    Inspect(InspectArgs),
+}
+
+/// Flags of `wayline wasm inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The module, as built for wasm32-wasip1.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// How to print what is found.
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "human",
+        env = "WAYLINE_OUTPUT"
+    )]
+    pub(crate) output: Format,
 }
 
 /// `ip:port`, or `:port` and `port` for every address of this machine.

@@ -155,7 +155,7 @@ fn headers_are_set_added_and_removed_both_ways() {
 - filters:
   - type: RequestHeaderModifier
     requestHeaderModifier:
-      set: [{name: x-set, value: fresh}]
+      set: [{name: x-set, value: fresh}, {name: Host, value: inner.example.com}]
       add: [{name: x-add, value: two}]
       remove: [x-gone]
   - type: ResponseHeaderModifier
@@ -188,6 +188,7 @@ fn headers_are_set_added_and_removed_both_ways() {
         .send(tunnel.address);
     let request = backend.last();
     assert_eq!(request.all("x-set"), ["fresh"]);
+    assert_eq!(request.all("host"), ["inner.example.com"]);
     assert_eq!(request.all("x-add"), ["one", "two"]);
     assert_eq!(request.all("x-gone"), Vec::<&str>::new());
     assert_eq!(request.all("x-backend"), ["echo"]);

@@ -151,8 +151,7 @@ impl ClientBody {
     /// Whether the client is still sending it.
     pub(crate) fn is_under_way(&self) -> bool {
         let source = self.source.borrow();
-        !self.ended.get()
-            && matches!(&*source, ClientSource::Direct(body) if !body.is_end_stream())
+        !self.ended.get() && matches!(&*source, ClientSource::Direct(body) if !body.is_end_stream())
     }
 
     /// A copy of the body for somebody who may not hold it up. Only before it is read.

@@ -339,7 +339,11 @@ fn decide(
     let origin = origin(rule, &request);
     rule.request_headers.apply(&mut request.headers);
     backend.request_headers.apply(&mut request.headers);
-    let mut authority = request.authority.value().clone();
+    // The canonical request has no `host` header: one that is there now was set by the route.
+    let mut authority = request
+        .headers
+        .remove(http::header::HOST)
+        .unwrap_or_else(|| request.authority.value().clone());
     if let Some(rewrite) = &forward.rewrite {
         if let Some(hostname) = &rewrite.hostname {
             authority = hostname.clone();
