@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// From a message whose last part, after a semicolon, is the remedy.
-    fn split(message: &str) -> Self {
+    pub(crate) fn split(message: &str) -> Self {
         match message.rsplit_once("; ") {
             Some((reason, remedy)) => Self::new(reason).remedy(remedy),
             None => Self::new(message),

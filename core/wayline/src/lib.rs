@@ -16,6 +16,7 @@ mod logging;
 mod output;
 mod run;
 mod version;
+mod wasm;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Dump(args) => dump::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Wasm(args) => wasm::run(&args),
         Verb::Version => version::run().map(|()| OK),
         Verb::Completion { shell } => completion(shell).map(|()| OK),
     }
