@@ -14,6 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::policy::{AddressPolicy, Reason};
 
+/// What longer timeouts are cut to, so that a deadline is a time the clock can tell.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// An address that was not dialled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Refusal {
@@ -80,7 +83,7 @@ fn listed(refusals: &[Refusal]) -> String {
 
 /// Connects to a host, by name or address (IPv6 with or without brackets), as `policy` permits.
 ///
-/// `timeout` is for everything together. Permitted addresses are tried in the resolver's order, each
+/// `timeout` is for everything together, and a day at the most. Permitted addresses are tried in the resolver's order, each
 /// for its share of the time that is left.
 ///
 /// # Errors
@@ -92,7 +95,7 @@ pub async fn dial(
     policy: &AddressPolicy,
     timeout: Duration,
 ) -> Result<TcpStream, DialError> {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout.min(LONGEST);
     let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
     let found = timeout_at(deadline, lookup_host((bare.unwrap_or(host), port)))
         .await

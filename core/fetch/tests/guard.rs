@@ -98,7 +98,7 @@ async fn loopback_is_dialled_only_where_it_is_listed() {
     assert!(listener.accept().is_err());
 
     let open = AddressPolicy::allowing(["127.0.0.0/8".parse().unwrap()]);
-    let stream = dial("127.0.0.1", port, &open, TIMEOUT).await.unwrap();
+    let stream = dial("127.0.0.1", port, &open, Duration::MAX).await.unwrap();
     assert_eq!(stream.peer_addr().unwrap().port(), port);
 }
 

@@ -78,9 +78,9 @@ fn human(it: &Inspection, obstacles: &[Obstacle]) -> String {
     line("entry points", it.entry_points.join(", "));
     line("allocator", it.allocator.unwrap_or_default().to_owned());
     for memory in &it.memories {
-        let most = memory.max_pages.map(|pages| format!(" to {pages}"));
-        let most = most.unwrap_or_else(|| ", no maximum".to_owned());
-        line("memory", format!("{}{most} pages", memory.min_pages));
+        let most = memory.max_pages.map(|pages| format!("at most {pages}"));
+        let most = most.unwrap_or_else(|| "no maximum".to_owned());
+        line("memory", format!("{} pages, {most}", memory.min_pages));
     }
     line("callbacks", it.callbacks.join(", "));
     line("host functions", it.imports.proxy.join(", "));
