@@ -2,7 +2,7 @@
 //!
 //! canonicalise → filters (policy among them) → route → backend → endpoint → and back up.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -53,8 +53,12 @@ pub(crate) async fn exchange(
     let patience = ingress.worker.timeouts.stream_idle;
     let answer = match bound {
         Some(bound) => {
-            let serving = serve(&ingress, &plan, &bound, request, &mut book);
-            match idle.unless_silent(patience, serving).await {
+            // Pinned here: handed on by value, the whole future would be copied for every request.
+            let served = {
+                let mut serving = pin!(serve(&ingress, &plan, &bound, request, &mut book));
+                idle.unless_silent(patience, serving.as_mut()).await
+            };
+            match served {
                 Some(answer) => answer?,
                 None => stalled(&mut book),
             }
