@@ -29,7 +29,8 @@ pub(crate) fn prepare_request(
     role: ProxyRole,
     random: &Random,
 ) {
-    // The codec asks the client for its body itself; protocols are not switched (yet).
+    // The codec asks the client for its body itself; an upgrade is offered upstream anew by whoever
+    // took it from the codec.
     headers.remove(EXPECT);
     headers.remove(UPGRADE);
     // Nobody but a proxy that terminated the client's TLS may vouch for a certificate.
