@@ -12,6 +12,7 @@ pub mod finding;
 pub mod identity;
 pub mod mesh;
 pub mod names;
+pub mod plugin;
 #[cfg(test)]
 mod random;
 pub mod request;
