@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::policy::{AddressPolicy, Reason};
 
 /// What longer timeouts are cut to, so that a deadline is a time the clock can tell.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An address that was not dialled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -30,7 +30,7 @@ pub(crate) const ALPN_H2: &[u8] = b"h2";
 /// Client configurations kept per epoch; beyond, the cache starts anew.
 const MAX_CLIENT_CONFIGS: usize = 4096;
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
 /// A loaded certificate with the TLS configurations built from it. Immutable: a rotation makes a

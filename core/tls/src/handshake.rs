@@ -125,7 +125,7 @@ where
 #[derive(Debug)]
 pub struct ServerStream<IO = TcpStream>(server::TlsStream<IO>);
 
-/// The client's end of an encrypted mesh connection.
+/// The client's end of an encrypted connection.
 #[derive(Debug)]
 pub struct ClientStream<IO = TcpStream>(client::TlsStream<IO>);
 
@@ -138,6 +138,10 @@ impl<IO> ServerStream<IO> {
 }
 
 impl<IO> ClientStream<IO> {
+    pub(crate) fn new(stream: client::TlsStream<IO>) -> Self {
+        Self(stream)
+    }
+
     /// The transport below, for its addresses and socket options.
     #[must_use]
     pub fn transport(&self) -> &IO {

@@ -6,13 +6,15 @@
 //! stream, who watches files, and which peer may do what: it says who the peer *is*.
 //!
 //! The paved path: a [`CertificateStore`] is filled with [`CertificateStore::reload_from`], servers
-//! call [`accept`], clients take [`CertificateStore::current`] and call [`connect`].
+//! call [`accept`], clients take [`CertificateStore::current`] and call [`connect`]. Servers outside
+//! the mesh (registries, key servers) are reached by [`PublicTls`].
 
 mod dev_ca;
 mod epoch;
 mod error;
 mod files;
 mod handshake;
+mod public;
 mod store;
 mod verify;
 
@@ -21,4 +23,5 @@ pub use epoch::Epoch;
 pub use error::{CredentialError, HandshakeError};
 pub use files::{CERT_CHAIN_FILE, KEY_FILE, PemBundle, ROOT_CERT_FILE};
 pub use handshake::{Accepted, ClientStream, ServerStream, accept, connect, connect_to_any};
+pub use public::{PublicTls, PublicTlsError};
 pub use store::{CertificateStore, Reload, StoreStatus};

@@ -12,6 +12,7 @@ use wayline_model::{Identity, TrustDomain};
 
 use crate::dump::DumpArgs;
 use crate::explain::ExplainArgs;
+use crate::fetching::FetchArgs;
 use crate::logging::LogFormat;
 
 /// A waypoint, ingress and egress proxy for Istio ambient mesh.
@@ -137,6 +138,8 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_STREAM_IDLE_TIMEOUT"
     )]
     pub(crate) stream_idle_timeout: Span,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,

@@ -12,6 +12,7 @@ mod demo;
 mod dump;
 mod explain;
 mod failure;
+mod fetching;
 mod logging;
 mod output;
 mod run;

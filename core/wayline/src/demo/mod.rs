@@ -22,6 +22,7 @@ use wayline_tls::DevCa;
 
 use crate::cli::{DemoArgs, RunArgs, Span};
 use crate::failure::Failure;
+use crate::fetching::FetchArgs;
 use crate::logging::{self, LogFormat, LogLevels};
 use crate::run::signals::Signals;
 use crate::run::{self, Serving};
@@ -170,6 +171,7 @@ fn run_args(stage: &Stage) -> RunArgs {
         head_timeout: Span::from(Duration::ZERO),
         idle_timeout: Span::from(Duration::ZERO),
         stream_idle_timeout: Span::from(Duration::ZERO),
+        fetch: FetchArgs::default(),
         log: None,
         log_format: None,
     }

@@ -76,6 +76,8 @@ pub(crate) struct Serving {
 impl Serving {
     /// Reads the manifests, gets a certificate, opens the listeners.
     pub(crate) fn start(args: &RunArgs, levels: LogLevels) -> Result<Self, Failure> {
+        // Nothing is fetched yet; flags that can not be kept are told at once.
+        let _fetch = args.fetch.client()?;
         let store = CertificateStore::new();
         let ca = args
             .dev_ca
