@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::envoy::Pip;
 use crate::process::{self, Error};
+use crate::pypi::Pip;
 use crate::tools::Tools;
 
 const VERSION: &str = "1.85.1";

@@ -9,7 +9,9 @@ mod bench_peers;
 mod curl;
 mod envoy;
 mod grpcio;
+mod guests;
 mod process;
+mod pypi;
 mod test;
 mod tools;
 mod wasm32;
@@ -30,6 +32,8 @@ Commands:
                         `test` does so by itself where both are at hand
   test [-- ARGS…]       Set up the tools, build the wayline binary, run all tests of the workspace.
                         ARGS go to `cargo test`.
+  guests                Build the Proxy-Wasm filters that the tests run, in Rust, Go, C and
+                        AssemblyScript, into target/guests. `test` does so by itself
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
                         eval \"$(cargo xtask wasm32)\"
 ";
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         ["tools", "--zipkin"] => tools::set_up().and_then(|_| zipkin::install()),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["guests"] => guests::build().map(drop),
         ["wasm32"] => wasm32::prepare(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -1,16 +1,18 @@
 //! All tests by one command. Black-box tests learn from the environment what to test and with
-//! which tools: `WAYLINE_BIN` is the product, `WAYLINE_TOOLS` the folder with `envoy` and `curl`.
+//! which tools: `WAYLINE_BIN` is the product, `WAYLINE_TOOLS` the folder with `envoy` and `curl`,
+//! `WAYLINE_GUESTS` that with the Proxy-Wasm filters.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::process::{self, Error, at};
-use crate::{tools, zipkin};
+use crate::{guests, tools, zipkin};
 
 /// Sets up tools and product, then runs `cargo test --workspace` with `args` added.
 pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     let tools = tools::set_up()?;
     let with_zipkin = takes_black_box_tests(args) && has_zipkin();
+    let guests = guests::build()?;
     let root = tools::workspace_root()?;
     let product = build_product(&root)?;
     let mut command = cargo(&root);
@@ -24,11 +26,13 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     command
         .args(args)
         .env("WAYLINE_BIN", &product)
-        .env("WAYLINE_TOOLS", &tools);
+        .env("WAYLINE_TOOLS", &tools)
+        .env("WAYLINE_GUESTS", &guests);
     eprintln!(
-        "test: WAYLINE_BIN={} WAYLINE_TOOLS={}",
+        "test: WAYLINE_BIN={} WAYLINE_TOOLS={} WAYLINE_GUESTS={}",
         product.display(),
-        tools.display()
+        tools.display(),
+        guests.display()
     );
     let status = command
         .status()

@@ -10,7 +10,8 @@ use crate::apt::{Debian, Loader};
 use crate::process::{self, Error, at};
 use crate::tools::{self, Tools};
 
-const TARGET: &str = "wasm32-wasip1";
+/// What filters are compiled for.
+pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// Where Debian first had the standard library for this target; rustc 1.85.
 const SUITE: &str = "trixie";
@@ -21,29 +22,37 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Sees that a compiler is there and prints the environment to build with as shell commands.
 pub(crate) fn prepare() -> Result<(), Error> {
     let tools = Tools::open()?;
-    let compiler = match from_rustup(&tools) {
+    for (name, value) in environment(&tools, &tools::workspace_root()?)? {
+        println!("export {name}='{}'", value.display());
+    }
+    Ok(())
+}
+
+/// Sees that a compiler is there and says with which environment cargo uses it.
+pub(crate) fn environment(
+    tools: &Tools,
+    root: &Path,
+) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let compiler = match from_rustup(tools) {
         Ok(()) => None,
         Err(reason) => {
             eprintln!("wasm32: not by rustup: {reason}");
-            Some(from_debian(&tools).map_err(|error| Error::Missing {
+            Some(from_debian(tools).map_err(|error| Error::Missing {
                 what: format!("no Rust compiler for {TARGET}: {error}"),
                 remedy: format!("let `rustup target add {TARGET}` work, or use Debian"),
             })?)
         }
     };
     // Another compiler than the host's must not share its folder.
-    let target_dir = tools::workspace_root()?.join("target/wasm32");
-    println!("export CARGO_TARGET_DIR='{}'", target_dir.display());
+    let mut environment = vec![("CARGO_TARGET_DIR", root.join("target/wasm32"))];
     if let Some(Compiler { rustc, linker }) = compiler {
-        println!("export RUSTC='{}'", rustc.display());
-        for target in ["WASIP1", "UNKNOWN_UNKNOWN"] {
-            println!(
-                "export CARGO_TARGET_WASM32_{target}_LINKER='{}'",
-                linker.display()
-            );
-        }
+        environment.extend([
+            ("RUSTC", rustc),
+            ("CARGO_TARGET_WASM32_WASIP1_LINKER", linker.clone()),
+            ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker),
+        ]);
     }
-    Ok(())
+    Ok(environment)
 }
 
 struct Compiler {

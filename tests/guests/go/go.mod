@@ -1,0 +1,3 @@
+module wayline.test/filter
+
+go 1.24
