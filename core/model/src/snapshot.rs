@@ -13,6 +13,7 @@ use crate::mesh::MeshSettings;
 use crate::names::Hostname;
 use crate::route::Routes;
 use crate::service::{AppProtocol, Cluster, ClusterId, Service};
+use crate::status::Statuses;
 use crate::workload::Workload;
 
 /// Everything that is served.
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub clusters: HashMap<ClusterId, Arc<Cluster>>,
     /// Workloads, to tell who a peer is.
     pub workloads: Arc<Workloads>,
+    /// What is said about the objects that all this was made from.
+    pub statuses: Arc<Statuses>,
 }
 
 /// One Gateway that this process plays.

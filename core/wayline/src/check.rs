@@ -6,7 +6,7 @@ use std::io::Write as _;
 use serde::Serialize;
 use wayline_control::Checked;
 use wayline_model::translate::Options;
-use wayline_model::{Finding, Severity};
+use wayline_model::{Finding, Severity, Statuses};
 
 use crate::cli::{CheckArgs, Format};
 use crate::failure::Failure;
@@ -45,6 +45,8 @@ struct Report<'a> {
     kind: &'static str,
     summary: Summary,
     findings: &'a [Finding],
+    /// What each object's `status` would say; what listeners do when bound is not known here.
+    statuses: &'a Statuses,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -71,6 +73,7 @@ impl<'a> Report<'a> {
                 hints: count(Severity::Hint),
             },
             findings: &checked.findings,
+            statuses: &checked.snapshot.statuses,
         }
     }
 }

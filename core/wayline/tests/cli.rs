@@ -79,6 +79,21 @@ fn check_names_file_line_object_field_and_exits_with_3() {
 }
 
 #[test]
+fn check_says_what_the_status_of_each_object_would_be() {
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  gatewayClassName: wayline\n  listeners:\n  - {name: http, port: 80, protocol: HTTP}\n";
+    let dir = manifests(&[("g.yaml", gateway)]);
+    let output = wayline(&["check", "-o", "json", "-f", dir.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said = &report["statuses"][0];
+    assert_eq!(said["kind"], "Gateway");
+    assert_eq!(said["namespace"], "default");
+    let accepted = &said["status"]["conditions"][0];
+    assert_eq!(accepted["type"], "Accepted");
+    assert_eq!(accepted["status"], "True");
+}
+
+#[test]
 fn check_says_where_the_syntax_breaks_and_what_to_try() {
     let dir = manifests(&[("a.yaml", "apiVersion: v1\nkind: Service\nspec: [1, 2\n")]);
     let output = wayline(&["check", "-f", dir.path().to_str().unwrap()]);

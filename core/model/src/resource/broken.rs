@@ -38,6 +38,8 @@ pub struct BrokenRoute {
     pub matches: Vec<HttpRouteMatch>,
     /// Why it can not be read.
     pub reason: Arc<str>,
+    /// Whether it reads well, but has filters that exclude each other.
+    pub incompatible_filters: bool,
 }
 
 /// The document of a known kind that can not be read, with what is done about it.
@@ -114,6 +116,7 @@ impl BrokenRoute {
                 .filter(|matches| !matches.is_empty())
                 .unwrap_or_else(|| vec![HttpRouteMatch::default()]),
             reason,
+            incompatible_filters: false,
         }
     }
 }

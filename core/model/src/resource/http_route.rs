@@ -69,6 +69,16 @@ pub struct ParentRef {
     pub port: Option<u16>,
 }
 
+impl ParentRef {
+    /// Its namespace; that of its route where it names none.
+    pub(crate) fn namespace_or<'a>(&'a self, of_route: &'a str) -> &'a str {
+        match self.namespace.as_deref() {
+            Some(namespace) if !namespace.is_empty() => namespace,
+            _ => of_route,
+        }
+    }
+}
+
 fn gateway_group() -> String {
     super::GATEWAY_GROUP.to_owned()
 }

@@ -23,6 +23,9 @@ pub struct Metadata {
     /// RFC 3339 time of creation; what has none counts as oldest.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
+    /// Counts changes of the spec; absent from files that never were in a cluster.
+    #[serde(default)]
+    pub generation: Option<i64>,
     /// The prefix a Pod's name was made from.
     #[serde(default)]
     pub generate_name: Option<String>,
@@ -33,8 +36,6 @@ pub struct Metadata {
     _uid: Unread,
     #[serde(default, rename = "resourceVersion")]
     _resource_version: Unread,
-    #[serde(default, rename = "generation")]
-    _generation: Unread,
     #[serde(default, rename = "managedFields")]
     _managed_fields: Unread,
     #[serde(default, rename = "finalizers")]

@@ -313,11 +313,16 @@ fn invalid_by_itself(
     known: Known,
     resource: &Resource,
 ) -> Option<Parsed> {
+    let mut incompatible = false;
     let mut errors = match resource {
-        Resource::HttpRoute(route) => ready::problems(route)
-            .into_iter()
-            .map(|ready::Problem { path, reason }| ReadError { path, reason })
-            .collect(),
+        Resource::HttpRoute(route) => {
+            let problems = ready::problems(route);
+            incompatible = problems.iter().any(|problem| problem.incompatible);
+            problems
+                .into_iter()
+                .map(|ready::Problem { path, reason, .. }| ReadError { path, reason })
+                .collect()
+        }
         Resource::AuthorizationPolicy(policy) => policy::problems(&policy.spec, &object.namespace),
         _ => Vec::new(),
     };
@@ -327,6 +332,9 @@ fn invalid_by_itself(
     let rest = errors.split_off(1);
     let first = errors.pop()?;
     let mut parsed = broken(object.clone(), document, known, first);
+    if let Content::Broken(Broken::Route(route)) = &mut parsed.content {
+        route.incompatible_filters = incompatible;
+    }
     parsed.findings.extend(
         rest.into_iter()
             .map(|error| Finding::error(error.reason).on(object).field(error.path)),

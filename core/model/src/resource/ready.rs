@@ -28,6 +28,8 @@ pub(crate) use reliability::{retry, timeouts};
 pub(crate) struct Problem {
     pub(crate) path: String,
     pub(crate) reason: String,
+    /// Whether filters exclude each other: the Gateway API has a reason of its own for that.
+    pub(crate) incompatible: bool,
 }
 
 impl Problem {
@@ -35,7 +37,13 @@ impl Problem {
         Self {
             path: path.into(),
             reason: reason.into(),
+            incompatible: false,
         }
+    }
+
+    fn incompatible(mut self) -> Self {
+        self.incompatible = true;
+        self
     }
 
     fn below(mut self, parent: &str) -> Self {
@@ -244,7 +252,8 @@ pub(crate) fn rule_filters(written: &[HttpRouteFilter]) -> Result<Filters, Probl
         return Err(Problem::new(
             "filters",
             "RequestRedirect and URLRewrite exclude each other",
-        ));
+        )
+        .incompatible());
     }
     Ok(filters)
 }

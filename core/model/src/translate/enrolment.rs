@@ -13,6 +13,7 @@ use crate::names::ObjectRef;
 use crate::resource::Pod;
 use crate::resource::gateway::AllowedRoutes;
 use crate::snapshot::ProxyRole;
+use crate::status::reason;
 use crate::store::Resources;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
@@ -28,7 +29,31 @@ pub(super) enum Enrolment {
     /// A waypoint that another process plays serves it.
     Elsewhere(Arc<str>),
     /// Nothing does.
-    Nowhere(Arc<str>),
+    Nowhere(Unbound),
+}
+
+/// Why nothing serves an object.
+#[derive(Clone, Debug)]
+pub(super) struct Unbound {
+    /// Istio's reason; `None` where no waypoint was asked for.
+    pub(super) reason: Option<&'static str>,
+    pub(super) text: Arc<str>,
+}
+
+impl Unbound {
+    fn unasked(text: &str) -> Self {
+        Self {
+            reason: None,
+            text: text.into(),
+        }
+    }
+
+    fn because(reason: &'static str, text: String) -> Self {
+        Self {
+            reason: Some(reason),
+            text: text.into(),
+        }
+    }
 }
 
 /// Where everything stands.
@@ -117,7 +142,7 @@ impl Enroller<'_> {
             labels.get("gateway.istio.io/managed").map(String::as_str),
             Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")
         ) {
-            return Enrolment::Nowhere("it is itself a waypoint or gateway".into());
+            return Enrolment::Nowhere(Unbound::unasked("it is itself a waypoint or gateway"));
         }
         let object = ObjectRef::new("Service", namespace, name);
         self.find(Traffic::Service, &object, labels, findings)
@@ -139,7 +164,7 @@ impl Enroller<'_> {
                 == Some(ProxyRole::Waypoint)
         });
         if of_waypoint {
-            return Enrolment::Nowhere("it is itself a waypoint".into());
+            return Enrolment::Nowhere(Unbound::unasked("it is itself a waypoint"));
         }
         let object = ObjectRef::new("Pod", namespace, name);
         self.find(Traffic::Workload, &object, labels, findings)
@@ -182,7 +207,7 @@ impl Enroller<'_> {
             return not_enrolled();
         };
         if name == "none" {
-            return Enrolment::Nowhere(format!("{USE_WAYPOINT} is none").into());
+            return Enrolment::Nowhere(Unbound::unasked(&format!("{USE_WAYPOINT} is none")));
         }
         let place = |key: &str| labels.get(key).map_or(namespace, String::as_str);
         let inherited = &*holder.kind == "Namespace";
@@ -211,8 +236,8 @@ impl Enroller<'_> {
                 Enrolment::Here(place)
             }
             (Candidate::Elsewhere(reason), _) => Enrolment::Elsewhere(reason),
-            (Candidate::Missing(reason) | Candidate::WrongTraffic(reason), _) => {
-                Enrolment::Nowhere(reason)
+            (Candidate::Missing(unbound) | Candidate::WrongTraffic { unbound, .. }, _) => {
+                Enrolment::Nowhere(unbound)
             }
         }
     }
@@ -226,16 +251,18 @@ impl Enroller<'_> {
     ) -> Candidate {
         let label = format!("{waypoint_namespace}/{waypoint}");
         let Some(gateway) = self.resources.gateways.get(waypoint_namespace, waypoint) else {
-            return Candidate::Missing(
-                format!("its waypoint {label} does not exist, and there is no fallback").into(),
-            );
+            return Candidate::Missing(Unbound::because(
+                reason::WAYPOINT_IS_NOT_READY,
+                format!("its waypoint {label} does not exist, and there is no fallback"),
+            ));
         };
         if role_of(&gateway.object.spec.gateway_class_name, self.resources)
             == Some(ProxyRole::Gateway)
         {
-            return Candidate::Missing(
-                format!("its waypoint {label} is a gateway, not a waypoint").into(),
-            );
+            return Candidate::Missing(Unbound::because(
+                reason::WAYPOINT_IS_NOT_READY,
+                format!("its waypoint {label} is a gateway, not a waypoint"),
+            ));
         }
         let Some(place) = self.proxies.place(waypoint_namespace, waypoint) else {
             return Candidate::Elsewhere(
@@ -250,9 +277,10 @@ impl Enroller<'_> {
         let default = AllowedRoutes::default();
         let allowed = listener.map_or(&default, |listener| &listener.allowed_routes);
         if !admits(allowed, waypoint_namespace, namespace, self.resources) {
-            return Candidate::Missing(
-                format!("the listener of its waypoint {label} does not allow its namespace").into(),
-            );
+            return Candidate::Missing(Unbound::because(
+                reason::ATTACHMENT_DENIED,
+                format!("the listener of its waypoint {label} does not allow its namespace"),
+            ));
         }
         let serves = match traffic {
             Traffic::Service => entry.serves.services,
@@ -263,24 +291,32 @@ impl Enroller<'_> {
                 Traffic::Service => "services",
                 Traffic::Workload => "workloads",
             };
-            return Candidate::WrongTraffic(
-                format!("its waypoint {label} is not for {what} (istio.io/waypoint-for)").into(),
-            );
+            return Candidate::WrongTraffic {
+                unbound: Unbound::because(
+                    reason::UNSUPPORTED_TRAFFIC_TYPE,
+                    format!("its waypoint {label} is not for {what} (istio.io/waypoint-for)"),
+                ),
+                serves_nothing: entry.serves.nothing(),
+            };
         }
         Candidate::Here(place)
     }
 }
 
 fn not_enrolled() -> Enrolment {
-    Enrolment::Nowhere("it has no waypoint".into())
+    Enrolment::Nowhere(Unbound::unasked("it has no waypoint"))
 }
 
 /// A waypoint that a label names.
 enum Candidate {
     Here(usize),
     Elsewhere(Arc<str>),
-    Missing(Arc<str>),
-    WrongTraffic(Arc<str>),
+    Missing(Unbound),
+    WrongTraffic {
+        unbound: Unbound,
+        /// Whether it is for no traffic at all.
+        serves_nothing: bool,
+    },
 }
 
 impl Candidate {
@@ -288,13 +324,22 @@ impl Candidate {
     /// traffic only; an object's own label may not.
     fn finding(&self, inherited: bool) -> Option<Finding> {
         match self {
-            Self::Missing(reason) => Some(
-                Finding::error(format!("not served: {reason}"))
+            Self::Missing(unbound) => Some(
+                Finding::error(format!("not served: {}", unbound.text))
                     .remedy("correct the label, or add the waypoint"),
             ),
-            Self::WrongTraffic(reason) if !inherited => {
-                Some(Finding::error(format!("not served: {reason}")))
+            Self::WrongTraffic { unbound, .. } if !inherited => {
+                Some(Finding::error(format!("not served: {}", unbound.text)))
             }
+            Self::WrongTraffic {
+                serves_nothing: true,
+                ..
+            } => Some(
+                Finding::hint(
+                    "the waypoint is for no traffic at all (istio.io/waypoint-for: none)",
+                )
+                .remedy("change the waypoint's label, or set this one to none"),
+            ),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! What gateways listen on: HTTP listeners merged by port, with the routes of each host.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use super::routes::{self, AttachedRoute, RouteIndex};
 use crate::finding::Finding;
 use crate::names::{Hostname, ObjectRef};
 use crate::resource::GATEWAY_GROUP;
-use crate::resource::gateway::{Gateway, Listener};
+use crate::resource::gateway::{Gateway, Listener, RouteGroupKind};
 use crate::resource::ready::is_hostname;
 use crate::route::Routes;
 use crate::snapshot::HostTable;
+use crate::status::reason;
 use crate::store::Resources;
 
 /// A host as listeners and routes name it. Ordered so that the most specific comes first.
@@ -73,7 +74,29 @@ pub(super) struct Door {
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     pub(super) all: Vec<Door>,
+    /// What became of the listeners of each gateway, by namespace and name.
+    pub(super) gateways: HashMap<(Arc<str>, Arc<str>), GatewayOutcome>,
+    /// How far each route came at each of its parents, by its place in `parentRefs`.
+    pub(super) reached: HashMap<(ObjectRef, usize), Miss>,
     pub(super) findings: Vec<Finding>,
+}
+
+/// What became of a gateway's listeners.
+#[derive(Debug, Default)]
+pub(super) struct GatewayOutcome {
+    /// What is wrong with its addresses: a reason of the Gateway API and a text.
+    pub(super) address: Option<(&'static str, String)>,
+    /// In the order of the listeners.
+    pub(super) listeners: Vec<ListenerOutcome>,
+}
+
+/// What became of a listener.
+#[derive(Debug, Default)]
+pub(super) struct ListenerOutcome {
+    /// Why it is not served: a reason of the Gateway API and a text.
+    pub(super) refused: Option<(&'static str, String)>,
+    /// The routes that attached, by serial number.
+    pub(super) attached: BTreeSet<u64>,
 }
 
 /// What was remembered about hosts.
@@ -114,11 +137,14 @@ pub(super) fn collect(
     });
     let mut taken: HashMap<(IpAddr, u16), ObjectRef> = HashMap::new();
     for entry in gateways {
-        let address = bind_address(entry, &mut doors.findings);
+        let mut outcome = GatewayOutcome::default();
+        let address = bind_address(entry, &mut doors.findings, &mut outcome);
         let mut by_port: BTreeMap<u16, Vec<Open<'_>>> = BTreeMap::new();
         for (index, listener) in entry.gateway.spec.listeners.iter().enumerate() {
-            if let Some(open) = open(entry, index, listener, &mut doors.findings) {
-                by_port.entry(listener.port).or_default().push(open);
+            outcome.listeners.push(ListenerOutcome::default());
+            match open(entry, index, listener, &mut doors.findings) {
+                Ok(open) => by_port.entry(listener.port).or_default().push(open),
+                Err(refusal) => refusal.tell(entry, index, &mut doors.findings, &mut outcome),
             }
         }
         let key = (
@@ -128,24 +154,36 @@ pub(super) fn collect(
         let attached = routes.gateways.get(&key).map_or(&[][..], Vec::as_slice);
         let mut reached = vec![Miss::NoListener; attached.len()];
         for (port, mut listeners) in by_port {
-            drop_twins(entry, &mut listeners, &mut doors.findings);
+            drop_twins(entry, &mut listeners, &mut doors.findings, &mut outcome);
             let rival = taken
                 .iter()
                 .find(|((other, p), _)| *p == port && overlaps(*other, address))
                 .map(|(_, object)| object.clone());
             if let Some(rival) = rival {
-                doors.findings.push(
-                    Finding::error(format!(
-                        "port {port} of {address} already belongs to {rival}; it is not served here"
-                    ))
-                    .on(entry.object())
-                    .field(format!("spec.listeners[{}].port", listeners[0].index))
-                    .remedy("use another port, or name different spec.addresses"),
+                let text = format!(
+                    "port {port} of {address} already belongs to {rival}; it is not served here"
                 );
+                doors.findings.push(
+                    Finding::error(text.clone())
+                        .on(entry.object())
+                        .field(format!("spec.listeners[{}].port", listeners[0].index))
+                        .remedy("use another port, or name different spec.addresses"),
+                );
+                for open in &listeners {
+                    outcome.listeners[open.index].refused =
+                        Some((reason::PORT_UNAVAILABLE, text.clone()));
+                }
                 continue;
             }
             taken.insert((address, port), entry.object());
-            let by_host = by_host(resources, entry, &listeners, attached, &mut reached);
+            let by_host = by_host(
+                resources,
+                entry,
+                &listeners,
+                attached,
+                &mut reached,
+                &mut outcome,
+            );
             let key = by_host
                 .iter()
                 .map(|(host, routes)| (host.clone(), routes::serials(routes)))
@@ -164,7 +202,10 @@ pub(super) fn collect(
         }
         for (route, miss) in attached.iter().zip(reached) {
             doors.findings.extend(miss.finding(route, entry));
+            let parent = (route.object.clone(), route.parent);
+            doors.reached.insert(parent, miss);
         }
+        doors.gateways.insert(key, outcome);
     }
     memo.tables.end_round();
     memo.routes.end_round();
@@ -172,7 +213,11 @@ pub(super) fn collect(
     doors
 }
 
-fn bind_address(entry: &ProxyEntry, findings: &mut Vec<Finding>) -> IpAddr {
+fn bind_address(
+    entry: &ProxyEntry,
+    findings: &mut Vec<Finding>,
+    outcome: &mut GatewayOutcome,
+) -> IpAddr {
     let mut chosen = None;
     for (a, address) in entry.gateway.spec.addresses.iter().enumerate() {
         let at = format!("spec.addresses[{a}]");
@@ -180,22 +225,29 @@ fn bind_address(entry: &ProxyEntry, findings: &mut Vec<Finding>) -> IpAddr {
             "IPAddress" => address.value.parse::<IpAddr>().ok(),
             _ => None,
         };
-        match parsed {
-            Some(ip) if chosen.is_none() => chosen = Some(ip),
-            Some(_) => findings.push(
-                Finding::error("only the first address is bound")
-                    .on(entry.object())
-                    .field(at),
+        let problem = match parsed {
+            Some(ip) if chosen.is_none() => {
+                chosen = Some(ip);
+                continue;
+            }
+            Some(_) => (
+                reason::ADDRESS_NOT_USABLE,
+                "only the first address is bound".to_owned(),
             ),
-            None => findings.push(
-                Finding::error(format!(
+            None => (
+                reason::UNSUPPORTED_ADDRESS,
+                format!(
                     "`{}` of type {} is no address that can be bound; it is ignored",
                     address.value, address.kind
-                ))
+                ),
+            ),
+        };
+        findings.push(
+            Finding::error(problem.1.clone())
                 .on(entry.object())
                 .field(at),
-            ),
-        }
+        );
+        outcome.address.get_or_insert(problem);
     }
     chosen.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
@@ -211,72 +263,107 @@ fn overlaps(one: IpAddr, other: IpAddr) -> bool {
         || (all_v4(other) && one.is_ipv4())
 }
 
+/// Why a listener is not served.
+struct Refusal {
+    /// A reason of the Gateway API.
+    reason: &'static str,
+    text: String,
+    /// The field within the listener; empty for all of it.
+    field: &'static str,
+}
+
+impl Refusal {
+    fn tell(
+        self,
+        entry: &ProxyEntry,
+        index: usize,
+        findings: &mut Vec<Finding>,
+        outcome: &mut GatewayOutcome,
+    ) {
+        findings.push(
+            Finding::error(self.text.clone())
+                .on(entry.object())
+                .field(format!("spec.listeners[{index}]{}", self.field)),
+        );
+        outcome.listeners[index].refused = Some((self.reason, self.text));
+    }
+}
+
 fn open<'a>(
     entry: &ProxyEntry,
     index: usize,
     listener: &'a Listener,
     findings: &mut Vec<Finding>,
-) -> Option<Open<'a>> {
+) -> Result<Open<'a>, Refusal> {
     if listener.protocol != "HTTP" {
-        findings.push(
-            Finding::error(format!(
+        return Err(Refusal {
+            reason: reason::UNSUPPORTED_PROTOCOL,
+            text: format!(
                 "a listener of protocol {} is not yet supported; nothing listens for it",
                 listener.protocol
-            ))
-            .on(entry.object())
-            .field(format!("spec.listeners[{index}].protocol")),
-        );
-        return None;
+            ),
+            field: ".protocol",
+        });
     }
     if let Some(hostname) = listener.hostname.as_deref()
         && !hostname.is_empty()
         && !is_hostname(hostname)
     {
-        findings.push(
-            Finding::error(format!(
+        return Err(Refusal {
+            reason: reason::UNSUPPORTED_VALUE,
+            text: format!(
                 "`{hostname}` is not a host name, with or without a leading `*.`; nothing is served for it"
-            ))
-            .on(entry.object())
-            .field(format!("spec.listeners[{index}].hostname")),
-        );
-        return None;
+            ),
+            field: ".hostname",
+        });
     }
-    let takes_http_routes = listener.allowed_routes.kinds.is_empty()
-        || listener
-            .allowed_routes
-            .kinds
-            .iter()
-            .any(|kind| kind.kind == "HTTPRoute" && kind.group == GATEWAY_GROUP);
-    if !takes_http_routes {
+    if !takes_http_routes(listener) {
         findings.push(
             Finding::error("only HTTPRoute is supported as yet; no route attaches")
                 .on(entry.object())
                 .field(format!("spec.listeners[{index}].allowedRoutes.kinds")),
         );
     }
-    Some(Open {
+    Ok(Open {
         index,
         listener,
         pattern: HostPattern::parse(listener.hostname.as_deref()),
     })
 }
 
+/// Whether HTTPRoutes may attach to a listener, as far as their kind goes.
+pub(super) fn takes_http_routes(listener: &Listener) -> bool {
+    let kinds = &listener.allowed_routes.kinds;
+    kinds.is_empty() || kinds.iter().any(is_http_route)
+}
+
+/// Whether this is the kind of routes that is served.
+pub(super) fn is_http_route(kind: &RouteGroupKind) -> bool {
+    kind.kind == "HTTPRoute" && kind.group == GATEWAY_GROUP
+}
+
 /// Of two listeners for the same host on the same port, the first counts.
-fn drop_twins(entry: &ProxyEntry, listeners: &mut Vec<Open<'_>>, findings: &mut Vec<Finding>) {
+fn drop_twins(
+    entry: &ProxyEntry,
+    listeners: &mut Vec<Open<'_>>,
+    findings: &mut Vec<Finding>,
+    outcome: &mut GatewayOutcome,
+) {
     let mut seen: Vec<HostPattern> = Vec::new();
     listeners.retain(|open| {
         let is_new = !seen.contains(&open.pattern);
         if is_new {
             seen.push(open.pattern.clone());
         } else {
-            findings.push(
-                Finding::error(format!(
+            let refusal = Refusal {
+                reason: reason::HOSTNAME_CONFLICT,
+                text: format!(
                     "an earlier listener has the same port and hostname; the listener `{}` is not served",
                     open.listener.name
-                ))
-                .on(entry.object())
-                .field(format!("spec.listeners[{}]", open.index)),
-            );
+                ),
+                field: "",
+            };
+            refusal.tell(entry, open.index, findings, outcome);
         }
         is_new
     });
@@ -284,7 +371,7 @@ fn drop_twins(entry: &ProxyEntry, listeners: &mut Vec<Open<'_>>, findings: &mut 
 
 /// How far a route came towards a listener.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Miss {
+pub(super) enum Miss {
     NoListener,
     NotAllowed,
     NoHost,
@@ -292,18 +379,27 @@ enum Miss {
 }
 
 impl Miss {
+    /// A reason of the Gateway API and a text; `None` where it attached.
+    pub(super) fn explain(self, gateway: &ObjectRef) -> Option<(&'static str, String)> {
+        match self {
+            Self::Attached => None,
+            Self::NoListener => Some((
+                reason::NO_MATCHING_PARENT,
+                format!("{gateway} serves no listener of this name and port"),
+            )),
+            Self::NotAllowed => Some((
+                reason::NOT_ALLOWED_BY_LISTENERS,
+                format!("the listeners of {gateway} do not allow HTTPRoutes of this namespace"),
+            )),
+            Self::NoHost => Some((
+                reason::NO_MATCHING_LISTENER_HOSTNAME,
+                format!("the listeners of {gateway} have no hostname in common with the route"),
+            )),
+        }
+    }
+
     fn finding(self, route: &AttachedRoute, entry: &ProxyEntry) -> Option<Finding> {
-        let gateway = entry.object();
-        let reason = match self {
-            Self::Attached => return None,
-            Self::NoListener => format!("{gateway} serves no listener of this name and port"),
-            Self::NotAllowed => {
-                format!("the listeners of {gateway} do not allow HTTPRoutes of this namespace")
-            }
-            Self::NoHost => {
-                format!("the listeners of {gateway} have no hostname in common with the route")
-            }
-        };
+        let (_, reason) = self.explain(&entry.object())?;
         Some(
             Finding::error(format!("{reason}; the route does not attach to it"))
                 .on(&route.object)
@@ -320,6 +416,7 @@ fn by_host<'r>(
     listeners: &[Open<'_>],
     attached: &'r [AttachedRoute],
     reached: &mut [Miss],
+    outcome: &mut GatewayOutcome,
 ) -> BTreeMap<HostPattern, Vec<&'r AttachedRoute>> {
     let mut by_host: BTreeMap<HostPattern, Vec<&AttachedRoute>> = listeners
         .iter()
@@ -336,12 +433,7 @@ fn by_host<'r>(
             if !named {
                 continue;
             }
-            let kinds = &listener.allowed_routes.kinds;
-            let kind = kinds.is_empty()
-                || kinds
-                    .iter()
-                    .any(|kind| kind.kind == "HTTPRoute" && kind.group == GATEWAY_GROUP);
-            if !kind
+            if !takes_http_routes(listener)
                 || !admits(
                     &listener.allowed_routes,
                     &entry.proxy.namespace,
@@ -364,6 +456,8 @@ fn by_host<'r>(
                     continue;
                 };
                 *reached = Miss::Attached;
+                let attached = &mut outcome.listeners[open.index].attached;
+                attached.insert(route.route.serial);
                 // A more specific listener that has this whole host to itself takes it.
                 let taken = listeners.iter().any(|other| {
                     other.pattern != open.pattern

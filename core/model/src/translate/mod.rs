@@ -17,6 +17,7 @@ mod proxies;
 mod routes;
 mod rules;
 mod services;
+mod status;
 mod targets;
 mod workloads;
 
@@ -28,6 +29,7 @@ use crate::identity::Identity;
 use crate::mesh::MeshSettings;
 use crate::service::ClusterId;
 use crate::snapshot::{Entrance, Snapshot, Target, Tunnels};
+use crate::status::Statuses;
 use crate::store::Resources;
 
 use clusters::{ClusterMemo, Clusters};
@@ -75,6 +77,7 @@ pub struct Translator {
     enrolments: Stage<Enrolments>,
     routes: Stage<RouteIndex>,
     doors: Stage<Doors>,
+    statuses: Stage<Statuses>,
     targets: HashMap<ClusterId, Arc<Target>>,
     before: Option<Arc<Snapshot>>,
 }
@@ -164,6 +167,16 @@ impl Translator {
         self.targets = targets;
 
         let doors = self.doors(resources, &proxies, &routes);
+        let outcomes = status::Outcomes {
+            resources,
+            mesh: &mesh,
+            proxies: &proxies,
+            services: &services,
+            routes: &routes,
+            enrolments: &enrolments,
+            doors: &doors,
+        };
+        let statuses = self.statuses(&outcomes);
         let mut findings = target_findings;
         let entrances = self.entrances(
             &doors,
@@ -204,6 +217,7 @@ impl Translator {
             entrances,
             clusters: by_id,
             workloads: Arc::clone(&pods.workloads),
+            statuses,
         });
         self.before = Some(Arc::clone(&snapshot));
         Translation {
@@ -232,6 +246,7 @@ impl Translator {
         self.enrolments.made_from.clear();
         self.routes.made_from.clear();
         self.doors.made_from.clear();
+        self.statuses.made_from.clear();
     }
 
     fn backends(&mut self, resources: &Resources) -> (Arc<Pods>, Arc<Services>, Arc<Clusters>) {
@@ -298,6 +313,19 @@ impl Translator {
         self.doors.step(from, |_| {
             entrances::collect(resources, proxies, routes, memo)
         })
+    }
+
+    /// Enrolments also count Pods, of which no status is said: what else they are made from is here.
+    fn statuses(&mut self, outcomes: &status::Outcomes<'_>) -> Arc<Statuses> {
+        let from = vec![
+            self.routes.version,
+            self.doors.version,
+            outcomes.resources.services.revision(),
+            outcomes.resources.namespaces.revision(),
+            outcomes.resources.gateways.revision(),
+            outcomes.resources.classes.revision(),
+        ];
+        self.statuses.step(from, |_| outcomes.statuses())
     }
 
     fn entrances(

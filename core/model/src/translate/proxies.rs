@@ -10,9 +10,15 @@ use crate::identity::Identity;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::resource::Gateway;
-use crate::resource::gateway::{AllowedRoutes, FromNamespaces};
+use crate::resource::gateway::{AllowedRoutes, FromNamespaces, Listener};
 use crate::snapshot::{Proxy, ProxyRole, Snapshot};
+use crate::status::reason;
 use crate::store::Resources;
+
+/// Who looks after the class `wayline`.
+pub(super) const GATEWAY_CONTROLLER: &str = "wayline.dev/gateway-controller";
+/// Who looks after the class `wayline-waypoint`, and Services behind its waypoints.
+pub(super) const WAYPOINT_CONTROLLER: &str = "wayline.dev/waypoint-controller";
 
 /// A Gateway that this process plays.
 #[derive(Clone, Debug)]
@@ -60,11 +66,19 @@ pub(super) struct WaypointFor {
     pub(super) workloads: bool,
 }
 
+impl WaypointFor {
+    pub(super) fn nothing(self) -> bool {
+        !self.services && !self.workloads
+    }
+}
+
 /// All Gateways.
 #[derive(Debug, Default)]
 pub(super) struct Proxies {
     /// Those that this process plays, by name, then namespace.
     pub(super) played: Vec<ProxyEntry>,
+    /// Those that it would play, and why it does not.
+    pub(super) refused: Vec<(ObjectRef, String)>,
     pub(super) identity: Option<Identity>,
     pub(super) findings: Vec<Finding>,
 }
@@ -91,9 +105,22 @@ pub(super) fn role_of(class: &str, resources: &Resources) -> Option<ProxyRole> {
     }
     let class = resources.classes.get("", class)?;
     match class.object.spec.controller_name.as_str() {
-        "wayline.dev/waypoint-controller" => Some(ProxyRole::Waypoint),
-        "wayline.dev/gateway-controller" => Some(ProxyRole::Gateway),
+        WAYPOINT_CONTROLLER => Some(ProxyRole::Waypoint),
+        GATEWAY_CONTROLLER => Some(ProxyRole::Gateway),
         _ => None,
+    }
+}
+
+/// The controller that a class names, or that stands behind its name.
+pub(super) fn controller_of<'a>(class: &str, resources: &'a Resources) -> &'a str {
+    if let Some(class) = resources.classes.get("", class) {
+        return &class.object.spec.controller_name;
+    }
+    match class {
+        "istio-waypoint" => "istio.io/mesh-controller",
+        "istio" => "istio.io/gateway-controller",
+        "wayline" => GATEWAY_CONTROLLER,
+        _ => WAYPOINT_CONTROLLER,
     }
 }
 
@@ -129,11 +156,11 @@ pub(super) fn collect(
         let identity = match identity(gateway, namespace, name, role, mesh) {
             Ok(identity) => identity,
             Err(error) => {
-                proxies.findings.push(
-                    Finding::error(format!("the Gateway can have no identity: {error}"))
-                        .on(object)
-                        .field("metadata"),
-                );
+                let text = format!("the Gateway can have no identity: {error}");
+                proxies
+                    .findings
+                    .push(Finding::error(text.clone()).on(&object).field("metadata"));
+                proxies.refused.push((object, text));
                 continue;
             }
         };
@@ -268,17 +295,30 @@ fn waypoint_for(
 
 fn check_waypoint_listeners(entry: &ProxyEntry, findings: &mut Vec<Finding>) {
     for (index, listener) in entry.gateway.spec.listeners.iter().enumerate() {
-        if listener.protocol != "HBONE" || listener.port != HBONE_PORT {
+        if let Some((_, text)) = waypoint_listener_problem(listener) {
             findings.push(
-                Finding::error(format!(
-                    "a waypoint listens for HBONE on port {HBONE_PORT} only; {} on port {} is not served",
-                    listener.protocol, listener.port
-                ))
-                .on(entry.object())
-                .field(format!("spec.listeners[{index}]")),
+                Finding::error(text)
+                    .on(entry.object())
+                    .field(format!("spec.listeners[{index}]")),
             );
         }
     }
+}
+
+/// Why a waypoint does not serve a listener: a reason of the Gateway API and a text.
+pub(super) fn waypoint_listener_problem(listener: &Listener) -> Option<(&'static str, String)> {
+    let problem = match listener.protocol.as_str() {
+        "HBONE" if listener.port == HBONE_PORT => return None,
+        "HBONE" => reason::PORT_UNAVAILABLE,
+        _ => reason::UNSUPPORTED_PROTOCOL,
+    };
+    Some((
+        problem,
+        format!(
+            "a waypoint listens for HBONE on port {HBONE_PORT} only; {} on port {} is not served",
+            listener.protocol, listener.port
+        ),
+    ))
 }
 
 /// Whether `allowedRoutes.namespaces` lets a namespace in.

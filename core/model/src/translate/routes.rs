@@ -8,13 +8,14 @@ use super::rules::{compile, compile_broken};
 use super::services::Services;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
-use crate::resource::GATEWAY_GROUP;
 use crate::resource::http_route::{HttpRouteRule, ObjectBackendRef, ParentRef};
+use crate::resource::{BrokenRoute, GATEWAY_GROUP, HttpRoute};
 use crate::route::{
     Forward, HeaderEdits, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder, RouteRule,
     RouteTable, Routes, Timeouts, WeightedBackend,
 };
 use crate::service::ClusterId;
+use crate::status::reason;
 use crate::store::Resources;
 
 /// One route, compiled with the backends it had at the time.
@@ -24,10 +25,39 @@ pub(super) struct CompiledRoute {
     pub(super) serial: u64,
     pub(super) entries: Vec<RouteEntry>,
     pub(super) findings: Vec<Finding>,
+    pub(super) verdict: RouteVerdict,
+}
+
+/// What the status of a route says, whatever its parents.
+#[derive(Debug, Default)]
+pub(super) struct RouteVerdict {
+    /// Backends that can not be reached: where they stand, and why.
+    pub(super) unresolved: Vec<(String, Unresolved)>,
+    /// Rules that are not served as written, and why: a reason of the Gateway API and a text.
+    pub(super) failed: Vec<(usize, &'static str, Arc<str>)>,
+    /// Rules in all.
+    pub(super) rules: usize,
 }
 
 /// A backend: its cluster, or why there is none.
-pub(super) type Backend = Result<ClusterId, Arc<str>>;
+pub(super) type Backend = Result<ClusterId, Unresolved>;
+
+/// Why a backend can not be reached.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Unresolved {
+    /// A reason of the Gateway API.
+    pub(super) reason: &'static str,
+    pub(super) text: Arc<str>,
+}
+
+impl Unresolved {
+    fn new(reason: &'static str, text: impl Into<Arc<str>>) -> Self {
+        Self {
+            reason,
+            text: text.into(),
+        }
+    }
+}
 
 /// What was remembered about routes.
 #[derive(Debug, Default)]
@@ -64,7 +94,40 @@ pub(super) struct AttachedRoute {
 pub(super) struct RouteIndex {
     pub(super) services: HashMap<(Arc<str>, Arc<str>), Vec<AttachedRoute>>,
     pub(super) gateways: HashMap<(Arc<str>, Arc<str>), Vec<AttachedRoute>>,
+    /// All of them, in the order of their names.
+    pub(super) all: Vec<IndexedRoute>,
     pub(super) findings: Vec<Finding>,
+}
+
+/// A route as it was written, and what became of it.
+#[derive(Debug)]
+pub(super) struct IndexedRoute {
+    pub(super) object: ObjectRef,
+    pub(super) written: Written,
+    pub(super) compiled: Arc<CompiledRoute>,
+}
+
+/// A route that can be served, or what is left of one that never could.
+#[derive(Debug)]
+pub(super) enum Written {
+    Sound(Arc<HttpRoute>),
+    Broken(Arc<BrokenRoute>),
+}
+
+impl IndexedRoute {
+    pub(super) fn parents(&self) -> &[ParentRef] {
+        match &self.written {
+            Written::Sound(route) => &route.spec.parent_refs,
+            Written::Broken(route) => &route.parent_refs,
+        }
+    }
+
+    pub(super) fn generation(&self) -> Option<i64> {
+        match &self.written {
+            Written::Sound(route) => route.metadata.generation,
+            Written::Broken(route) => route.metadata.generation,
+        }
+    }
 }
 
 impl RouteMemo {
@@ -101,6 +164,11 @@ impl RouteMemo {
                 &hostnames.collect(),
                 &compiled,
             );
+            index.all.push(IndexedRoute {
+                object,
+                written: Written::Sound(Arc::clone(route)),
+                compiled,
+            });
         }
         for (namespace, name, entry) in resources.broken_routes.iter() {
             let object = ObjectRef::new("HTTPRoute", namespace, name);
@@ -112,7 +180,13 @@ impl RouteMemo {
             });
             let hostnames = route.hostnames.iter().map(|h| h.as_str().into());
             index.attach(&object, &route.parent_refs, &hostnames.collect(), &compiled);
+            index.all.push(IndexedRoute {
+                object,
+                written: Written::Broken(Arc::clone(route)),
+                compiled,
+            });
         }
+        index.all.sort_by(|a, b| a.object.cmp(&b.object));
         self.routes.end_round();
         index
     }
@@ -212,10 +286,7 @@ impl RouteIndex {
         route: &Arc<CompiledRoute>,
     ) {
         for (p, parent) in parents.iter().enumerate() {
-            let namespace: Arc<str> = match parent.namespace.as_deref() {
-                Some(namespace) if !namespace.is_empty() => namespace.into(),
-                _ => Arc::clone(&object.namespace),
-            };
+            let namespace: Arc<str> = parent.namespace_or(&object.namespace).into();
             let place = match (parent.group.as_str(), parent.kind.as_str()) {
                 ("" | "core", "Service") => {
                     if !hostnames.is_empty() {
@@ -279,11 +350,13 @@ impl Resolver<'_> {
             (backend.group.as_str(), backend.kind.as_str()),
             ("" | "core", "Service")
         ) {
-            return Err(format!(
-                "a backend of group `{}` and kind `{}` is not supported",
-                backend.group, backend.kind
-            )
-            .into());
+            return Err(Unresolved::new(
+                reason::INVALID_KIND,
+                format!(
+                    "a backend of group `{}` and kind `{}` is not supported",
+                    backend.group, backend.kind
+                ),
+            ));
         }
         let namespace = match backend.namespace.as_deref() {
             Some(namespace) if !namespace.is_empty() => namespace,
@@ -294,27 +367,36 @@ impl Resolver<'_> {
             && !self.is_parent(namespace, name)
             && !self.is_granted(namespace, name)
         {
-            return Err(format!(
-                "no ReferenceGrant in {namespace} lets HTTPRoutes of {} refer to the Service {name}",
-                self.namespace
-            )
-            .into());
+            return Err(Unresolved::new(
+                reason::REF_NOT_PERMITTED,
+                format!(
+                    "no ReferenceGrant in {namespace} lets HTTPRoutes of {} refer to the Service {name}",
+                    self.namespace
+                ),
+            ));
         }
+        let missing = |text: String| Unresolved::new(reason::BACKEND_NOT_FOUND, text);
         let Some(service) = self.services.get(namespace, name) else {
-            return Err(format!("the Service {namespace}/{name} does not exist").into());
+            return Err(missing(format!(
+                "the Service {namespace}/{name} does not exist"
+            )));
         };
         if service.is_external_name() {
-            return Err(format!(
-                "the Service {namespace}/{name} is an ExternalName, which is not yet supported"
-            )
-            .into());
+            return Err(Unresolved::new(
+                reason::INVALID_KIND,
+                format!(
+                    "the Service {namespace}/{name} is an ExternalName, which is not yet supported"
+                ),
+            ));
         }
         let Some(port) = backend.port else {
-            return Err("a backend needs a port".into());
+            return Err(missing("a backend needs a port".to_owned()));
         };
-        service
-            .cluster(port)
-            .ok_or_else(|| format!("the Service {namespace}/{name} has no TCP port {port}").into())
+        service.cluster(port).ok_or_else(|| {
+            missing(format!(
+                "the Service {namespace}/{name} has no TCP port {port}"
+            ))
+        })
     }
 
     /// The service that the route is about: its callers reach it without the route, too.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::routes::{Backend, CompiledRoute};
+use super::routes::{Backend, CompiledRoute, RouteVerdict};
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 use crate::resource::http_route::{FilterType, HttpRouteMatch, HttpRouteRule};
@@ -15,6 +15,7 @@ use crate::route::{
     Forward, HeaderEdits, Mirror, PathMatch, RetryPolicy, RouteAction, RouteEntry, RouteMatch,
     RouteOrder, RouteRule, WeightedBackend,
 };
+use crate::status::reason;
 
 /// Compiles a route whose backends, of all rules in order, are resolved.
 pub(super) fn compile(
@@ -27,6 +28,10 @@ pub(super) fn compile(
         serial,
         entries: Vec::new(),
         findings: Vec::new(),
+        verdict: RouteVerdict {
+            rules: route.spec.rules.len(),
+            ..RouteVerdict::default()
+        },
     };
     let mut rest = backends;
     for (r, rule) in route.spec.rules.iter().enumerate() {
@@ -72,6 +77,7 @@ pub(super) fn compile_broken(
         serial,
         entries: entries.collect(),
         findings: Vec::new(),
+        verdict: RouteVerdict::default(),
     }
 }
 
@@ -105,10 +111,10 @@ impl RuleCompiler<'_> {
     fn compile(&self, metadata: &Metadata, compiled: &mut CompiledRoute) {
         self.name_what_is_ignored(&mut compiled.findings);
         let filters = ready::rule_filters(&self.rule.filters);
-        let backends = self.weighted(&mut compiled.findings);
-        self.name_lost_mirrors(&mut compiled.findings);
+        let backends = self.weighted(compiled);
+        self.name_lost_mirrors(compiled);
         if let Ok(filters) = &filters {
-            self.name_later(filters, &mut compiled.findings);
+            self.name_later(filters, compiled);
         }
         let default = [HttpRouteMatch::default()];
         let matches = if self.rule.matches.is_empty() {
@@ -211,13 +217,21 @@ impl RuleCompiler<'_> {
     }
 
     /// The backends that have a share, with findings about those that can not be reached.
-    fn weighted(&self, findings: &mut Vec<Finding>) -> Vec<WeightedBackend> {
+    fn weighted(&self, compiled: &mut CompiledRoute) -> Vec<WeightedBackend> {
         let mut weighted = Vec::new();
         for (b, (written, resolved)) in self.rule.backend_refs.iter().zip(self.backends).enumerate()
         {
             let at = format!("spec.rules[{}].backendRefs[{b}]", self.index);
             let filters = ready::rule_filters(&written.filters);
-            let mut cluster = resolved.clone();
+            let mut cluster: Result<_, Arc<str>> = match resolved {
+                Ok(cluster) => Ok(*cluster),
+                Err(unresolved) => {
+                    let unresolved = unresolved.clone();
+                    let text = Arc::clone(&unresolved.text);
+                    compiled.verdict.unresolved.push((at.clone(), unresolved));
+                    Err(text)
+                }
+            };
             let mut edits = (HeaderEdits::default(), HeaderEdits::default());
             match filters {
                 Ok(filters)
@@ -230,13 +244,15 @@ impl RuleCompiler<'_> {
                     edits = (filters.request_headers, filters.response_headers);
                 }
                 _ => {
-                    cluster = cluster.and_then(|_| {
-                        Err("a backend's filters can only be header modifiers as yet".into())
-                    });
+                    let text: Arc<str> =
+                        "a backend's filters can only be header modifiers as yet".into();
+                    let failed = (self.index, reason::UNSUPPORTED_VALUE, Arc::clone(&text));
+                    compiled.verdict.failed.push(failed);
+                    cluster = cluster.and(Err(text));
                 }
             }
             if let Err(reason) = &cluster {
-                findings.push(
+                compiled.findings.push(
                     Finding::error(format!("{reason}; its share is answered with 500"))
                         .on(self.object)
                         .field(at),
@@ -269,15 +285,17 @@ impl RuleCompiler<'_> {
             .collect()
     }
 
-    fn name_lost_mirrors(&self, findings: &mut Vec<Finding>) {
+    fn name_lost_mirrors(&self, compiled: &mut CompiledRoute) {
         for ((f, _), backend) in self.rule.mirrors().zip(self.mirrors) {
-            if let Err(reason) = backend {
+            if let Err(unresolved) = backend {
                 let field = format!("spec.rules[{}].filters[{f}].requestMirror", self.index);
-                findings.push(
-                    Finding::error(format!("{reason}; nothing is mirrored to it"))
+                let finding =
+                    Finding::error(format!("{}; nothing is mirrored to it", unresolved.text))
                         .on(self.object)
-                        .field(field),
-                );
+                        .field(field.clone());
+                compiled.findings.push(finding);
+                let unresolved = (field, unresolved.clone());
+                compiled.verdict.unresolved.push(unresolved);
             }
         }
     }
@@ -321,13 +339,16 @@ impl RuleCompiler<'_> {
         }
     }
 
-    fn name_later(&self, filters: &Filters, findings: &mut Vec<Finding>) {
+    fn name_later(&self, filters: &Filters, compiled: &mut CompiledRoute) {
         for (f, kind) in &filters.later {
+            let text = format!("the filter {kind:?} is not yet supported");
+            let failed = (self.index, reason::UNSUPPORTED_VALUE, text.into());
+            compiled.verdict.failed.push(failed);
             let consequence = match kind {
                 FilterType::ExternalAuth | FilterType::ExtensionRef => "the rule answers 500",
                 _ => "it has no effect",
             };
-            findings.push(
+            compiled.findings.push(
                 Finding::error(format!(
                     "the filter {kind:?} is not yet supported; {consequence}"
                 ))

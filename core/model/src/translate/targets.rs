@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::clusters::{HBONE_PORT, endpoint_at, target_port};
-use super::enrolment::{Enrolment, Enrolments};
+use super::enrolment::{Enrolment, Enrolments, Unbound};
 use super::ids::{ClusterIds, Subject};
 use super::memo::reuse;
 use super::policies::{self, PolicyIndex, PolicyMemo, ServiceState};
@@ -55,7 +55,9 @@ impl Targets<'_> {
                 Some(Enrolment::Here(place)) => {
                     self.add_service(entry, &self.proxies.played[*place], memos);
                 }
-                Some(Enrolment::Elsewhere(reason) | Enrolment::Nowhere(reason)) => {
+                Some(
+                    Enrolment::Elsewhere(reason) | Enrolment::Nowhere(Unbound { text: reason, .. }),
+                ) => {
                     let reason: Arc<str> =
                         format!("{}/{}: {reason}", service.namespace, service.name).into();
                     for address in &service.addresses {
@@ -142,22 +144,10 @@ impl Targets<'_> {
     /// Routes to nowhere.
     fn judge_parents(&mut self, enrolments: &Enrolments) {
         for ((namespace, name), routes) in &self.routes.services {
-            let state = service_state(enrolments, namespace, name);
-            let service = self.services.get(namespace, name);
             for route in routes {
-                let reason = match &state {
-                    ServiceState::Missing => {
-                        format!("the Service {namespace}/{name} does not exist")
-                    }
-                    ServiceState::Unserved(reason) => {
-                        format!("nothing routes for the Service {namespace}/{name}: {reason}")
-                    }
-                    ServiceState::Served => match route.port {
-                        Some(port) if service.is_none_or(|s| s.cluster(port).is_none()) => {
-                            format!("the Service {namespace}/{name} has no TCP port {port}")
-                        }
-                        _ => continue,
-                    },
+                let parent = (&**namespace, &**name, route.port);
+                let Some(reason) = parent_problem(enrolments, self.services, parent) else {
+                    continue;
                 };
                 self.findings.push(
                     Finding::error(format!("{reason}; the route does not attach to it"))
@@ -257,12 +247,32 @@ impl Targets<'_> {
     }
 }
 
+/// Why no route attaches to a Service, or to one port of it.
+pub(super) fn parent_problem(
+    enrolments: &Enrolments,
+    services: &Services,
+    (namespace, name, port): (&str, &str, Option<u16>),
+) -> Option<String> {
+    match service_state(enrolments, namespace, name) {
+        ServiceState::Missing => Some(format!("the Service {namespace}/{name} does not exist")),
+        ServiceState::Unserved(reason) => Some(format!(
+            "nothing routes for the Service {namespace}/{name}: {reason}"
+        )),
+        ServiceState::Served => {
+            let port = port?;
+            let service = services.get(namespace, name);
+            let served = service.is_some_and(|service| service.cluster(port).is_some());
+            (!served).then(|| format!("the Service {namespace}/{name} has no TCP port {port}"))
+        }
+    }
+}
+
 /// What is known of a service, for whoever attaches something to it.
 pub(super) fn service_state(enrolments: &Enrolments, namespace: &str, name: &str) -> ServiceState {
     match enrolments.service(namespace, name) {
         None => ServiceState::Missing,
         Some(Enrolment::Here(_) | Enrolment::Elsewhere(_)) => ServiceState::Served,
-        Some(Enrolment::Nowhere(reason)) => ServiceState::Unserved(Arc::clone(reason)),
+        Some(Enrolment::Nowhere(unbound)) => ServiceState::Unserved(Arc::clone(&unbound.text)),
     }
 }
 

@@ -183,8 +183,14 @@ fn waypoint_for_decides_between_services_and_workloads() {
             "{of_gateway:?} {of_class:?}"
         );
         assert!(at("10.2.0.1", 9999).is_none());
-        // What is inherited from the namespace is skipped without a word.
+        // What is inherited from the namespace is no error.
         assert_sound(&translation);
+        // A waypoint that is for nothing, however, was hardly meant.
+        let hints = translation.findings.iter().filter(|finding| {
+            finding.object.as_deref() == Some("Namespace shop")
+                && finding.reason.contains("no traffic at all")
+        });
+        assert_eq!(hints.count(), usize::from(!services && !workloads));
     }
 }
 

@@ -11,5 +11,6 @@ mod incremental;
 mod policies;
 mod resources;
 mod routing;
+mod statuses;
 mod upstream;
 mod world;

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use wayline_model::Finding;
+use wayline_model::status::reason::PROGRAMMED;
+use wayline_model::status::{Condition, GatewayStatus, ObjectStatus, Status, Statuses};
+use wayline_model::{Finding, ObjectRef, Snapshot};
 
 use crate::support::{Bench, CREDENTIAL, gateway, waypoint};
 
@@ -235,6 +237,41 @@ fn our_own_section_tells_tunnels_policies_and_findings() {
     let rule = &tunnel["policies"]["rules"][0];
     assert_eq!(rule["rule"], "ns[default]-policy[no-admin]-rule[0]");
     assert_eq!(rule["action"], "DENY");
+}
+
+#[test]
+fn statuses_know_what_could_not_be_bound() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bench = Bench::start(Snapshot {
+        statuses: Statuses {
+            all: ["shop", "waypoint"].map(programmed).into(),
+        }
+        .into(),
+        ..gateway(&[taken.local_addr().unwrap().port(), 0])
+    });
+    let programmed = || {
+        let dump = section(&bench.json("/config_dump"), "wayline.admin.v1.SnapshotDump");
+        ["shop", "waypoint"].map(|name| {
+            let condition = &named(&dump["statuses"], name)["status"]["conditions"][0];
+            condition["status"].as_str().unwrap().to_owned()
+        })
+    };
+    assert_eq!(programmed(), ["False", "True"]);
+    drop(taken);
+    bench.eventually("admin", "/listeners", |reply| {
+        !reply.body.contains("in use")
+    });
+    assert_eq!(programmed(), ["True", "True"]);
+}
+
+fn programmed(name: &str) -> ObjectStatus {
+    ObjectStatus {
+        object: ObjectRef::new("Gateway", "default", name),
+        status: Status::Gateway(GatewayStatus {
+            conditions: vec![Condition::holds(PROGRAMMED, PROGRAMMED, "")],
+            ..GatewayStatus::default()
+        }),
+    }
 }
 
 #[test]

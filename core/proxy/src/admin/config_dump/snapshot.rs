@@ -1,9 +1,11 @@
 //! The snapshot in our own words: what Envoy's have no place for.
 
 use serde_json::{Value, json};
+use wayline_model::ObjectRef;
 use wayline_model::authorization::Authorization;
 use wayline_model::authorization::spec::Action;
 use wayline_model::snapshot::{Proxy, ProxyRole};
+use wayline_model::status::{Status, Statuses};
 
 use super::{Reached, View, entrance_name, protocol};
 use crate::admin::Admin;
@@ -39,7 +41,34 @@ pub(super) fn section(view: &View, admin: &Admin) -> Value {
         "entrances": entrances,
         "unserved": unserved,
         "findings": &*admin.findings(),
+        "statuses": statuses(view, admin),
     })
+}
+
+/// The statuses of the objects, with what only the data path knows: whether ports could be bound.
+fn statuses(view: &View, admin: &Admin) -> Statuses {
+    let snapshot = &view.snapshot;
+    let mut statuses = (*snapshot.statuses).clone();
+    let waypoints = snapshot
+        .proxies
+        .iter()
+        .filter(|proxy| proxy.role == ProxyRole::Waypoint)
+        .map(|proxy| (proxy, crate::listener::HBONE.to_owned()));
+    let gateways = snapshot
+        .entrances
+        .iter()
+        .map(|entrance| (&entrance.proxy, entrance_name(entrance)));
+    for (proxy, listener) in waypoints.chain(gateways) {
+        let Some(Err(failure)) = admin.listener(&listener).map(|status| status.bound) else {
+            continue;
+        };
+        let object = ObjectRef::new("Gateway", &proxy.namespace, &proxy.name);
+        let status = statuses.all.iter_mut().find(|it| it.object == object);
+        if let Some(Status::Gateway(status)) = status.map(|it| &mut it.status) {
+            status.deny_programmed(&failure);
+        }
+    }
+    statuses
 }
 
 fn proxy(proxy: &Proxy) -> Value {
