@@ -52,6 +52,7 @@ fn chain(authorization: &Arc<Authorization>) -> Rc<Chain> {
         service: None,
         port: 9080,
         authorization,
+        plugins: &Arc::default(),
     };
     let filters = native_sources()
         .iter()

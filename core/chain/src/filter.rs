@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use wayline_model::Snapshot;
 use wayline_model::authorization::Authorization;
+use wayline_model::plugin::AttachedPlugin;
 use wayline_model::service::Service;
 use wayline_model::snapshot::Proxy;
 
@@ -346,6 +347,8 @@ pub struct Scope<'a> {
     pub port: u16,
     /// The compiled policies.
     pub authorization: &'a Arc<Authorization>,
+    /// The plugins in force, in their order.
+    pub plugins: &'a Arc<[AttachedPlugin]>,
 }
 
 /// Where filters come from: asked on each core whenever a target's configuration changed.

@@ -13,7 +13,7 @@ mod live;
 mod publish;
 mod written;
 
-pub use folder::{Checked, FolderSource, SourceError, check, check_objects};
+pub use folder::{Checked, FolderSource, SourceError, VerdictSink, check, check_objects};
 pub use identity::IdentityFolder;
 pub use live::LiveObjects;
 pub use publish::Publication;

@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::names::ObjectRef;
 
 /// One plugin.
@@ -48,10 +50,95 @@ pub struct Plugin {
     pub allow_on_headers_stop_iteration: bool,
 }
 
-/// A digest of all that an instance is made from: module source, object name, configuration,
-/// environment and limits. Two plugins with one key may share instances and verdicts.
+/// A digest of all that an instance is made from: module source, object, configuration,
+/// environment, isolation and limits. Two plugins with one key may share instances and verdicts; what
+/// is not in it (phase, priority, failStrategy) changes without a new instance.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PluginKey(pub [u8; 32]);
+
+impl PluginKey {
+    /// The key of a plugin, whatever its `key` says.
+    #[must_use]
+    pub fn of(plugin: &Plugin) -> Self {
+        let mut parts = Parts(Sha256::new());
+        parts.text(&plugin.object.kind);
+        parts.text(&plugin.name);
+        parts.text(&plugin.module.url);
+        parts.option(plugin.module.sha256.as_deref());
+        parts.number(plugin.module.pull_policy as u64);
+        match &plugin.module.pull_secret {
+            None => parts.number(0),
+            Some(PullSecret::DockerConfig(config)) => {
+                parts.number(1);
+                parts.text(config);
+            }
+            Some(PullSecret::Missing(_)) => parts.number(2),
+        }
+        parts.text(&plugin.root_id);
+        parts.bytes(&plugin.configuration);
+        parts.number(plugin.environment.len() as u64);
+        for (name, value) in plugin.environment.iter() {
+            parts.text(name);
+            parts.option(match value {
+                EnvironmentValue::Inline(value) => Some(value),
+                EnvironmentValue::Host => None,
+            });
+        }
+        parts.number(plugin.kind as u64);
+        parts.number(plugin.isolation as u64);
+        let PluginLimits {
+            callback,
+            background,
+            memory,
+            callouts,
+            log_bytes,
+            metrics,
+        } = plugin.limits;
+        for span in [callback, background] {
+            parts.bytes(&span.as_nanos().to_le_bytes());
+        }
+        for limit in [
+            memory,
+            u64::from(callouts),
+            u64::from(log_bytes),
+            u64::from(metrics),
+        ] {
+            parts.number(limit);
+        }
+        match &plugin.callouts {
+            None => parts.number(u64::MAX),
+            Some(allowed) => {
+                parts.number(allowed.len() as u64);
+                allowed.iter().for_each(|backend| parts.text(backend));
+            }
+        }
+        parts.number(u64::from(plugin.allow_on_headers_stop_iteration));
+        Self(parts.0.finalize().into())
+    }
+}
+
+/// Feeds a digest so that no two lists of parts look alike.
+struct Parts(Sha256);
+
+impl Parts {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn option(&mut self, text: Option<&str>) {
+        self.number(u64::from(text.is_some()));
+        self.text(text.unwrap_or_default());
+    }
+}
 
 impl fmt::Debug for PluginKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,6 +271,31 @@ pub struct PluginLimits {
     pub metrics: u32,
 }
 
+impl PluginPhase {
+    /// As it is written in a manifest; empty for the default.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authn => "AUTHN",
+            Self::Authz => "AUTHZ",
+            Self::Stats => "STATS",
+            Self::Unspecified => "",
+        }
+    }
+}
+
+impl FailStrategy {
+    /// As it is written in a manifest.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FailClose => "FAIL_CLOSE",
+            Self::FailOpen => "FAIL_OPEN",
+            Self::FailReload => "FAIL_RELOAD",
+        }
+    }
+}
+
 impl Default for PluginLimits {
     fn default() -> Self {
         Self {
@@ -198,24 +310,55 @@ impl Default for PluginLimits {
 }
 
 /// What became of a plugin's module.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Verdict {
     /// Nothing is known yet.
+    #[default]
     Pending,
     /// It started; instances can be had.
-    Ready,
-    /// It definitely can not run; one sentence saying which plugin and why.
+    Ready {
+        /// SHA-256 of the module's bytes, 64 hex digits. A module that was pulled anew under the same
+        /// key has another one.
+        digest: Arc<str>,
+    },
+    /// It can not run; one sentence saying why.
     Failed(Arc<str>),
+}
+
+impl Verdict {
+    /// Whether instances can be had.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    /// One word: `pending`, `ready` or `failed`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Ready { .. } => "ready",
+            Self::Failed(_) => "failed",
+        }
+    }
 }
 
 /// What is known of the plugins that a snapshot wants. What is not in it is pending.
 pub type Verdicts = HashMap<PluginKey, Verdict>;
 
-/// A plugin in force at a target.
+/// A plugin of a target, and what became of it when the snapshot was made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttachedPlugin {
     /// The plugin.
     pub plugin: Arc<Plugin>,
-    /// What became of it when the snapshot was made.
+    /// What became of it.
     pub verdict: Verdict,
+}
+
+impl AttachedPlugin {
+    /// The same plugin with the same verdict, compared by pointer.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.plugin, &other.plugin) && self.verdict == other.verdict
+    }
 }

@@ -11,6 +11,7 @@ use crate::authorization::Authorization;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
 use crate::names::Hostname;
+use crate::plugin::AttachedPlugin;
 use crate::route::Routes;
 use crate::service::{AppProtocol, Cluster, ClusterId, Service};
 use crate::status::Statuses;
@@ -35,6 +36,12 @@ pub struct Snapshot {
     pub workloads: Arc<Workloads>,
     /// What is said about the objects that all this was made from.
     pub statuses: Arc<Statuses>,
+    /// Every plugin that a target wants or still has in force, by object; of one that is being replaced
+    /// both versions.
+    pub plugins: Arc<[AttachedPlugin]>,
+    /// Whether some of them never had a verdict since the process began. False for good once all of
+    /// them had one at the same time: what is added later is no reason not to be ready.
+    pub plugins_awaited: bool,
 }
 
 /// One Gateway that this process plays.
@@ -108,6 +115,8 @@ pub struct Target {
     pub routes: Arc<Routes>,
     /// Who may do what.
     pub authorization: Arc<Authorization>,
+    /// The plugins in force, in the order in which they meet a request.
+    pub plugins: Arc<[AttachedPlugin]>,
     /// Where opaque bytes go.
     pub cluster: ClusterId,
 }
@@ -125,6 +134,8 @@ pub struct Entrance {
     pub hosts: Arc<HostTable>,
     /// Policies of the gateway: judged before the route is looked up.
     pub authorization: Arc<Authorization>,
+    /// The plugins in force, in the order in which they meet a request.
+    pub plugins: Arc<[AttachedPlugin]>,
 }
 
 /// Routes by host. Look-up takes the most specific listener hostname, then the most specific route

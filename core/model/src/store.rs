@@ -12,9 +12,9 @@ use crate::finding::Finding;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::resource::{
-    AuthorizationPolicy, Broken, BrokenRoute, Content, EndpointSlice, Gateway, GatewayClass,
-    HttpRoute, Namespace, Origin, Parsed, Pod, ReferenceGrant, Resource, Restriction, Service,
-    ServiceAccount,
+    AuthorizationPolicy, Broken, BrokenRoute, Content, EndpointSlice, Extension, Gateway,
+    GatewayClass, HttpRoute, Namespace, Origin, Parsed, Pod, ReferenceGrant, RegistryCredentials,
+    Resource, Restriction, Service, ServiceAccount,
 };
 
 /// All objects in force.
@@ -32,6 +32,9 @@ pub struct Resources {
     pub(crate) routes: Shelf<HttpRoute>,
     pub(crate) grants: Shelf<ReferenceGrant>,
     pub(crate) policies: Shelf<AuthorizationPolicy>,
+    /// By namespace and `Kind/name`.
+    pub(crate) extensions: Shelf<Extension>,
+    pub(crate) secrets: Shelf<RegistryCredentials>,
     /// What can not be enforced as written, by namespace and `Kind/name`.
     pub(crate) restrictions: Shelf<Restriction>,
     /// Routes that never were valid.
@@ -138,6 +141,11 @@ impl Resources {
             "HTTPRoute" => self.routes.take(namespace, name, at),
             "ReferenceGrant" => self.grants.take(namespace, name, at),
             "AuthorizationPolicy" => self.policies.take(namespace, name, at),
+            "WasmPlugin" | "TrafficExtension" => {
+                let key = shared_key(object);
+                self.extensions.take(&key.namespace, &key.name, at)
+            }
+            "Secret" => self.secrets.take(namespace, name, at),
             _ => false,
         };
         if removed {
@@ -186,6 +194,8 @@ impl Resources {
             Resource::HttpRoute(it) => self.routes.put(object, it, at),
             Resource::ReferenceGrant(it) => self.grants.put(object, it, at),
             Resource::AuthorizationPolicy(it) => self.policies.put(object, it, at),
+            Resource::Extension(it) => self.extensions.put(&shared_key(object), it, at),
+            Resource::Secret(it) => self.secrets.put(object, it, at),
         };
         if changed {
             self.revision = at;
@@ -209,6 +219,15 @@ impl Resources {
                 self.revision += u64::from(changed);
                 changed
             }
+            Broken::Extension(restriction) => {
+                let key = shared_key(object);
+                let known = self.extensions.get(&key.namespace, &key.name);
+                match restriction {
+                    _ if known.is_some() => false,
+                    Some(restriction) => self.restrict(object, restriction),
+                    None => self.unrestrict(object),
+                }
+            }
             Broken::MeshConfig => {
                 self.mesh.get(namespace, name).is_none()
                     && self.put(
@@ -224,13 +243,13 @@ impl Resources {
         let at = self.revision + 1;
         let changed = self
             .restrictions
-            .put(&restriction_key(object), Arc::new(restriction), at);
+            .put(&shared_key(object), Arc::new(restriction), at);
         self.revision += u64::from(changed);
         changed
     }
 
     fn unrestrict(&mut self, object: &ObjectRef) -> bool {
-        let key = restriction_key(object);
+        let key = shared_key(object);
         let at = self.revision + 1;
         let changed = self.restrictions.take(&key.namespace, &key.name, at);
         self.revision += u64::from(changed);
@@ -267,8 +286,8 @@ impl Resources {
     }
 }
 
-/// Restrictions of several kinds share a shelf.
-fn restriction_key(object: &ObjectRef) -> ObjectRef {
+/// Objects of several kinds share a shelf.
+fn shared_key(object: &ObjectRef) -> ObjectRef {
     ObjectRef::new(
         "",
         &object.namespace,

@@ -12,6 +12,7 @@ use wayline_chain::{Callout, Chain, FilterSource, Scope};
 use wayline_model::Snapshot;
 use wayline_model::authorization::Authorization;
 use wayline_model::mesh::AccessLogSettings;
+use wayline_model::plugin::AttachedPlugin;
 use wayline_model::service::Service;
 use wayline_model::snapshot::{Entrance, Proxy, Target};
 use wayline_telemetry::trace::Origin;
@@ -103,6 +104,14 @@ impl Place {
         }
     }
 
+    /// The plugins in force.
+    pub(crate) fn plugins(&self) -> &Arc<[AttachedPlugin]> {
+        match self {
+            Self::Target(target) => &target.plugins,
+            Self::Entrance(entrance) => &entrance.plugins,
+        }
+    }
+
     fn key(&self) -> usize {
         match self {
             Self::Target(target) => Arc::as_ptr(target) as usize,
@@ -187,6 +196,7 @@ impl Plan {
             service: place.service(),
             port: place.port(),
             authorization: place.authorization(),
+            plugins: place.plugins(),
         };
         let filters = self
             .sources

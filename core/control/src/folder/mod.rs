@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wayline_model::plugin::Verdicts;
 use wayline_model::resource::{Parsed, parse};
 use wayline_model::translate::{Options, Translation, Translator};
 use wayline_model::{Finding, ObjectRef, Resources, Snapshot};
@@ -98,10 +99,28 @@ impl FolderSource {
         &self.publication
     }
 
+    /// Where to tell what became of the plugins that snapshots want.
+    #[must_use]
+    pub fn verdicts(&self) -> VerdictSink {
+        VerdictSink(self.wake.clone())
+    }
+
     /// Reads everything again, changed or not (SIGHUP).
     pub fn rescan(&self) {
         // The thread is gone only when we are.
         let _ = self.wake.send(Wake::Rescan);
+    }
+}
+
+/// Takes what became of plugins, and has everything translated with it.
+#[derive(Clone, Debug)]
+pub struct VerdictSink(Sender<Wake>);
+
+impl VerdictSink {
+    /// Replaces all that was known of plugins. Publication follows as it does for changed files.
+    pub fn send(&self, verdicts: Verdicts) {
+        // The source is gone only when the process ends.
+        let _ = self.0.send(Wake::Verdicts(verdicts));
     }
 }
 
@@ -141,7 +160,7 @@ pub fn check_objects(objects: &[Value], unreadable: &[ObjectRef], options: Optio
         }));
     let mut resources = Resources::new();
     resources.replace(parsed, &HashSet::new());
-    let translation = Translator::new(options).translate(&resources);
+    let translation = Translator::new(options).translate(&resources, &Verdicts::new());
     Checked {
         files: 0,
         objects: resources.objects().count(),
@@ -155,6 +174,7 @@ struct Reader {
     tree: Tree,
     objects: Objects,
     translator: Translator,
+    verdicts: Verdicts,
     /// About files and folders, not about what is in them.
     troubles: Vec<Finding>,
 }
@@ -174,6 +194,7 @@ impl Reader {
             tree: Tree::new(paths.to_vec()),
             objects: Objects::default(),
             translator: Translator::new(options),
+            verdicts: Verdicts::new(),
             troubles: Vec::new(),
         })
     }
@@ -205,7 +226,9 @@ impl Reader {
     }
 
     fn translate(&mut self) -> (Translation, Vec<Finding>) {
-        let translation = self.translator.translate(self.objects.resources());
+        let translation = self
+            .translator
+            .translate(self.objects.resources(), &self.verdicts);
         let mut findings: Vec<Finding> = translation
             .findings
             .iter()
@@ -234,10 +257,17 @@ impl Reader {
                 mut hints,
                 findings,
                 again: unfinished,
+                verdicts,
             } = watcher.batch();
             let began = Instant::now();
             hints.everywhere |= began >= next_poll;
             let (mut changed, scan) = self.read(&hints);
+            if let Some(verdicts) = verdicts
+                && verdicts != self.verdicts
+            {
+                self.verdicts = verdicts;
+                changed = true;
+            }
             again = [scan.again, unfinished].into_iter().flatten().min();
             if let Some(folders) = scan.folders {
                 let now = Instant::now();

@@ -3,6 +3,8 @@
 //! Owns the file system watches and turns their events into [`Hints`]: which paths to read again,
 //! which ones somebody is still writing. A watch is an accelerator, never the truth: whoever uses
 //! this looks by himself every [`POLL`].
+//!
+//! News of plugins come in by the same door, so that they are paced with the files.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wayline_model::Finding;
+use wayline_model::plugin::Verdicts;
 
 use super::scan::{Hints, Inode};
 
@@ -31,6 +34,8 @@ pub(crate) enum Wake {
     Event(notify::Result<Event>),
     /// Read everything again.
     Rescan,
+    /// What became of plugins, all of it.
+    Verdicts(Verdicts),
     /// Give up.
     Stop,
 }
@@ -46,6 +51,7 @@ pub(crate) struct Watcher {
     /// When each file under way was last written to.
     writing: HashMap<PathBuf, Instant>,
     everything: bool,
+    verdicts: Option<Verdicts>,
     stopped: bool,
     findings: Vec<Finding>,
 }
@@ -59,6 +65,8 @@ pub(crate) struct Batch {
     pub(crate) findings: Vec<Finding>,
     /// A file under way is worth a look then, closed or not.
     pub(crate) again: Option<Instant>,
+    /// What became of plugins, where that was told anew.
+    pub(crate) verdicts: Option<Verdicts>,
 }
 
 impl Watcher {
@@ -82,6 +90,7 @@ impl Watcher {
             touched: HashSet::new(),
             writing: HashMap::new(),
             everything: true,
+            verdicts: None,
             stopped: false,
             findings: Vec::new(),
         };
@@ -166,11 +175,13 @@ impl Watcher {
                 .chain(self.blind.clone())
                 .collect(),
             again: self.writing.values().min().map(|last| *last + QUIET),
+            verdicts: self.verdicts.take(),
         }
     }
 
     fn is_due(&self) -> bool {
         self.everything
+            || self.verdicts.is_some()
             || self
                 .touched
                 .iter()
@@ -191,6 +202,7 @@ impl Watcher {
                 self.everything = true;
             }
             Wake::Rescan => self.everything = true,
+            Wake::Verdicts(verdicts) => self.verdicts = Some(verdicts),
             Wake::Stop => self.stopped = true,
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::http_route::{HttpRouteMatch, ParentRef};
 use super::read::{self, ReadError};
-use super::{Attachment, Content, Known, Metadata, Parsed, Restriction};
+use super::{Attachment, Content, Known, Metadata, Parsed, Restriction, extension};
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 
@@ -19,6 +19,8 @@ pub enum Broken {
     Policy(Restriction),
     /// A route: what it matched answers 500.
     Route(BrokenRoute),
+    /// A plugin: its target is denied, unless it says that traffic may pass without it.
+    Extension(Option<Restriction>),
     /// MeshConfig: Istio's defaults, but the strictest path normalisation.
     MeshConfig,
     /// Anything else is as if it were not there.
@@ -54,7 +56,7 @@ pub(super) fn broken(
         Known::AuthorizationPolicy => (
             Broken::Policy(Restriction {
                 object: object.clone(),
-                attachment: Attachment::salvage_policy(document),
+                attachment: Attachment::salvage_policy(document, &[]),
                 reason: format!("{object} is not valid: {reason}").into(),
             }),
             "its last good version stays in force, and while there is none its target is denied",
@@ -63,6 +65,19 @@ pub(super) fn broken(
             Broken::Route(BrokenRoute::salvage(&object, document, reason)),
             "its last good version stays in force, and while there is none what it matches answers 500",
         ),
+        Known::WasmPlugin | Known::TrafficExtension => {
+            let broken = Broken::extension(&object, document, &reason);
+            let consequence = match &broken {
+                Broken::Extension(None) => {
+                    "its last good version stays in force, and while there is none requests pass \
+                     without it, as its failStrategy says"
+                }
+                _ => {
+                    "its last good version stays in force, and while there is none its target is denied"
+                }
+            };
+            (broken, consequence)
+        }
         Known::ConfigMap => (
             Broken::MeshConfig,
             "the last good settings stay in force, and while there are none Istio's defaults with the strictest path normalisation",
@@ -77,6 +92,22 @@ pub(super) fn broken(
         finding = finding.field(error.path);
     }
     Parsed::new(Some(object), Content::Broken(content), vec![finding])
+}
+
+impl Broken {
+    /// What stands for a plugin that can not be read.
+    pub(super) fn extension(object: &ObjectRef, document: &Value, reason: &str) -> Self {
+        if extension::fails_open(document, &*object.kind == "TrafficExtension") {
+            return Self::Extension(None);
+        }
+        // Their content may speak of targets as it likes.
+        let free = ["pluginConfig", "vmConfig", "wasm", "lua"];
+        Self::Extension(Some(Restriction {
+            object: object.clone(),
+            attachment: Attachment::salvage_policy(document, &free),
+            reason: format!("{object} is not valid: {reason}").into(),
+        }))
+    }
 }
 
 impl BrokenRoute {

@@ -39,11 +39,6 @@ fn loss(group: &str, kind: &str, document: &Value) -> Option<Loss> {
         ("security.istio.io", "PeerAuthentication") => {
             Nothing("HBONE is always mutual TLS, and the other modes are ztunnel's business")
         }
-        ("extensions.istio.io", "WasmPlugin") => plugin(spec),
-        ("extensions.istio.io", "TrafficExtension") => match spec.get("wasm") {
-            Some(wasm) => plugin_of(wasm, spec),
-            None => Admits("the script may refuse requests"),
-        },
         ("telemetry.istio.io", "Telemetry") => {
             Differs("telemetry follows MeshConfig and Istio's defaults")
         }
@@ -86,22 +81,6 @@ fn loss(group: &str, kind: &str, document: &Value) -> Option<Loss> {
         }
         _ => return None,
     })
-}
-
-fn plugin(spec: &Value) -> Loss {
-    plugin_of(spec, spec)
-}
-
-/// `closed` is where `failStrategy` stands, `spec` where `phase` does. A plugin that can not be run is
-/// one that failed: what its author said about failing decides, but for the phase that only observes.
-fn plugin_of(closed: &Value, spec: &Value) -> Loss {
-    if closed["failStrategy"] == "FAIL_OPEN" {
-        return Loss::Differs("requests pass without it, as its failStrategy says");
-    }
-    if spec["phase"] == "STATS" {
-        return Loss::Differs("requests pass without it; its phase only observes");
-    }
-    Loss::Admits("its failStrategy does not let requests pass without it")
 }
 
 /// Names that stand in the configuration of Envoy filters which can refuse a request.

@@ -9,6 +9,7 @@
 
 mod broken;
 pub mod core;
+pub mod extension;
 pub mod gateway;
 pub mod http_route;
 mod later;
@@ -16,6 +17,7 @@ pub mod meta;
 pub mod policy;
 mod read;
 pub(crate) mod ready;
+pub(crate) mod secret;
 
 use std::sync::Arc;
 
@@ -28,16 +30,19 @@ use crate::names::ObjectRef;
 
 pub use self::core::{EndpointSlice, Namespace, Pod, Service, ServiceAccount};
 pub use broken::{Broken, BrokenRoute};
+pub use extension::Extension;
 pub use gateway::{Gateway, GatewayClass, ReferenceGrant};
 pub use http_route::HttpRoute;
 pub use meta::Metadata;
 pub use policy::{Attachment, AuthorizationPolicy, Restriction};
+pub use secret::RegistryCredentials;
 
 use broken::broken;
 use read::{Read, ReadError};
 
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 pub(crate) const ISTIO_NETWORKING_GROUP: &str = "networking.istio.io";
+const EXTENSIONS_GROUP: &str = "extensions.istio.io";
 
 /// Turns the YAML text of MeshConfig into a value; handed in because this room knows no YAML.
 pub type YamlParser<'a> = &'a dyn Fn(&str) -> Result<Value, String>;
@@ -93,6 +98,10 @@ pub enum Resource {
     HttpRoute(Arc<HttpRoute>),
     ReferenceGrant(Arc<ReferenceGrant>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// A WasmPlugin, or a TrafficExtension with `wasm`.
+    Extension(Arc<Extension>),
+    /// A Secret of type `kubernetes.io/dockerconfigjson`.
+    Secret(Arc<RegistryCredentials>),
 }
 
 /// The documents of a Kubernetes `List` (`items` of a kind that ends in `List`); `None` for anything
@@ -150,6 +159,12 @@ pub fn parse(document: &Value, yaml: YamlParser<'_>) -> Parsed {
     if known == Known::ConfigMap {
         return mesh_config(object, document, yaml);
     }
+    match known {
+        Known::WasmPlugin => return extension_of(object, document, known, false),
+        Known::TrafficExtension => return extension_of(object, document, known, true),
+        Known::Secret => return secret_of(object, api_version, document),
+        _ => {}
+    }
     match known.read(document) {
         Ok(read) => valid(object, document, known, read),
         Err(error) => broken(object, document, known, error),
@@ -169,6 +184,11 @@ impl Parsed {
                     attachment: None,
                     reason: reason.into(),
                 }),
+                "WasmPlugin" | "TrafficExtension" => Broken::Extension(Some(Restriction {
+                    object: object.clone(),
+                    attachment: None,
+                    reason: reason.into(),
+                })),
                 _ => Broken::Other,
             }),
             findings: vec![finding.on(&object)],
@@ -201,6 +221,9 @@ enum Known {
     HttpRoute,
     ReferenceGrant,
     AuthorizationPolicy,
+    WasmPlugin,
+    TrafficExtension,
+    Secret,
 }
 
 impl Known {
@@ -217,6 +240,9 @@ impl Known {
             (GATEWAY_GROUP, "HTTPRoute") => Self::HttpRoute,
             (GATEWAY_GROUP, "ReferenceGrant") => Self::ReferenceGrant,
             ("security.istio.io", "AuthorizationPolicy") => Self::AuthorizationPolicy,
+            (EXTENSIONS_GROUP, "WasmPlugin") => Self::WasmPlugin,
+            (EXTENSIONS_GROUP, "TrafficExtension") => Self::TrafficExtension,
+            ("", "Secret") => Self::Secret,
             _ => return None,
         })
     }
@@ -228,6 +254,7 @@ impl Known {
             | Self::HttpRoute
             | Self::ReferenceGrant
             | Self::AuthorizationPolicy => &["v1", "v1beta1"],
+            Self::WasmPlugin | Self::TrafficExtension => &["v1alpha1"],
             _ => &["v1"],
         }
     }
@@ -257,11 +284,13 @@ impl Known {
             Self::HttpRoute => typed(document, Resource::HttpRoute),
             Self::ReferenceGrant => typed(document, Resource::ReferenceGrant),
             Self::AuthorizationPolicy => typed(document, Resource::AuthorizationPolicy),
-            // Read by `mesh_config`, which also needs a YAML parser.
-            Self::ConfigMap => Err(ReadError {
-                path: String::new(),
-                reason: "a ConfigMap is read for MeshConfig only".to_owned(),
-            }),
+            // Read by functions of their own, each in its own way.
+            Self::ConfigMap | Self::WasmPlugin | Self::TrafficExtension | Self::Secret => {
+                Err(ReadError {
+                    path: String::new(),
+                    reason: "it is not read field by field".to_owned(),
+                })
+            }
         }
     }
 }
@@ -314,7 +343,7 @@ fn invalid_by_itself(
     resource: &Resource,
 ) -> Option<Parsed> {
     let mut incompatible = false;
-    let mut errors = match resource {
+    let errors = match resource {
         Resource::HttpRoute(route) => {
             let problems = ready::problems(route);
             incompatible = problems.iter().any(|problem| problem.incompatible);
@@ -329,17 +358,58 @@ fn invalid_by_itself(
     if errors.is_empty() {
         return None;
     }
-    let rest = errors.split_off(1);
-    let first = errors.pop()?;
-    let mut parsed = broken(object.clone(), document, known, first);
+    let mut parsed = broken_by_all(object.clone(), document, known, errors);
     if let Content::Broken(Broken::Route(route)) = &mut parsed.content {
         route.incompatible_filters = incompatible;
     }
-    parsed.findings.extend(
-        rest.into_iter()
-            .map(|error| Finding::error(error.reason).on(object).field(error.path)),
-    );
     Some(parsed)
+}
+
+/// The first error says what becomes of the object, the others follow.
+fn broken_by_all(
+    object: ObjectRef,
+    document: &Value,
+    known: Known,
+    errors: Vec<ReadError>,
+) -> Parsed {
+    let mut errors = errors.into_iter();
+    let first = errors.next().unwrap_or_else(|| ReadError {
+        path: String::new(),
+        reason: "it can not be read".to_owned(),
+    });
+    let mut parsed = broken(object.clone(), document, known, first);
+    parsed
+        .findings
+        .extend(errors.map(|error| Finding::error(error.reason).on(&object).field(error.path)));
+    parsed
+}
+
+fn extension_of(object: ObjectRef, document: &Value, known: Known, nested: bool) -> Parsed {
+    match extension::read(&object, document, nested) {
+        Ok(extension::Readable {
+            extension,
+            findings,
+        }) => Parsed::new(
+            Some(object),
+            Content::Valid(Resource::Extension(Arc::new(extension))),
+            findings,
+        ),
+        Err(errors) => broken_by_all(object, document, known, errors),
+    }
+}
+
+fn secret_of(object: ObjectRef, api_version: &str, document: &Value) -> Parsed {
+    if document["type"] != secret::DOCKER_CONFIG {
+        return later_or_skipped(object, api_version, document);
+    }
+    match secret::read(document) {
+        Ok(credentials) => Parsed::new(
+            Some(object),
+            Content::Valid(Resource::Secret(Arc::new(credentials))),
+            Vec::new(),
+        ),
+        Err(error) => broken(object, document, Known::Secret, error),
+    }
 }
 
 fn mesh_config(object: ObjectRef, document: &Value, yaml: YamlParser<'_>) -> Parsed {

@@ -50,8 +50,8 @@ impl Attachment {
 
     /// Reads the attachment of a policy that is not valid. Where anything that looks like a target
     /// stands in a place or under a name that means nothing, what the policy was to apply to is
-    /// unknown.
-    pub(crate) fn salvage_policy(document: &Value) -> Option<Self> {
+    /// unknown. What stands under a key of `free` is the author's own business.
+    pub(crate) fn salvage_policy(document: &Value, free: &[&str]) -> Option<Self> {
         let elsewhere = document
             .as_object()
             .into_iter()
@@ -65,7 +65,8 @@ impl Attachment {
             .into_iter()
             .flatten()
             .any(|(key, value)| {
-                let known = matches!(key.as_str(), "targetRefs" | "targetRef" | "selector");
+                let known = matches!(key.as_str(), "targetRefs" | "targetRef" | "selector")
+                    || free.contains(&key.as_str());
                 !known && (looks_like_target(key) || mentions_target(value))
             });
         if elsewhere || within {
@@ -130,6 +131,22 @@ fn mentions_target(value: &Value) -> bool {
 
 /// What makes a policy invalid by itself, as Istio's own validation has it.
 pub(super) fn problems(spec: &AuthorizationPolicySpec, namespace: &str) -> Vec<ReadError> {
+    attachment_problems(
+        spec.selector.is_some(),
+        spec.targets(),
+        spec.target_refs.is_empty(),
+        namespace,
+    )
+}
+
+/// What is wrong with selector and targets of whatever attaches like a policy; `singular` where the
+/// only target stands in `targetRef`.
+pub(super) fn attachment_problems(
+    has_selector: bool,
+    targets: &[PolicyTargetReference],
+    singular: bool,
+    namespace: &str,
+) -> Vec<ReadError> {
     let mut problems = Vec::new();
     let mut problem = |path: String, reason: &str| {
         problems.push(ReadError {
@@ -137,20 +154,20 @@ pub(super) fn problems(spec: &AuthorizationPolicySpec, namespace: &str) -> Vec<R
             reason: reason.to_owned(),
         });
     };
-    if spec.selector.is_some() && !spec.targets().is_empty() {
+    if has_selector && !targets.is_empty() {
         problem(
             "spec.selector".to_owned(),
-            "a policy has either a selector or targetRefs",
+            "there is either a selector or targetRefs; remove one of them",
         );
     }
-    if spec.targets().len() > MAX_TARGETS {
+    if targets.len() > MAX_TARGETS {
         problem(
             "spec.targetRefs".to_owned(),
             "at most 16 targets are possible",
         );
     }
-    for (t, target) in spec.targets().iter().enumerate() {
-        let at = if spec.target_refs.is_empty() {
+    for (t, target) in targets.iter().enumerate() {
+        let at = if singular {
             "spec.targetRef".to_owned()
         } else {
             format!("spec.targetRefs[{t}]")
@@ -169,7 +186,7 @@ pub(super) fn problems(spec: &AuthorizationPolicySpec, namespace: &str) -> Vec<R
         {
             problem(
                 format!("{at}.namespace"),
-                "a policy can only target its own namespace",
+                "only targets of the own namespace are possible",
             );
         }
     }

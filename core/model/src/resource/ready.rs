@@ -23,6 +23,11 @@ use crate::route::{
 
 pub(crate) use reliability::{retry, timeouts};
 
+/// A time as the Gateway API writes it (GEP-2257), such as 1m30s or 250ms.
+pub(super) fn duration(text: &str) -> Option<std::time::Duration> {
+    reliability::duration(text, "").ok()
+}
+
 /// What is wrong with a part of a route, and where in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Problem {

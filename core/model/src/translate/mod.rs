@@ -5,13 +5,15 @@
 //! snapshot, and an edit costs what it touches.
 //!
 //! The order is that of the data's own dependencies: Pods, services and clusters; the Gateways this
-//! process plays; routes; enrolment; policies; then targets and entrances, which join them.
+//! process plays; routes; enrolment; policies and plugins; then targets and entrances, which join them.
 
+mod attachment;
 mod clusters;
 mod enrolment;
 mod entrances;
 mod ids;
 mod memo;
+mod plugins;
 mod policies;
 mod proxies;
 mod routes;
@@ -21,12 +23,14 @@ mod status;
 mod targets;
 mod workloads;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::finding::Finding;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
+use crate::names::ObjectRef;
+use crate::plugin::{AttachedPlugin, Verdict, Verdicts};
 use crate::service::ClusterId;
 use crate::snapshot::{Entrance, Snapshot, Target, Tunnels};
 use crate::status::Statuses;
@@ -36,6 +40,7 @@ use clusters::{ClusterMemo, Clusters};
 use enrolment::Enrolments;
 use entrances::{Doors, HostMemo};
 use ids::ClusterIds;
+use plugins::{Gathered, Gathering, PluginIndex, PluginMemo};
 use policies::{PolicyIndex, PolicyMemo};
 use proxies::Proxies;
 use routes::{RouteIndex, RouteMemo};
@@ -80,6 +85,11 @@ pub struct Translator {
     statuses: Stage<Statuses>,
     targets: HashMap<ClusterId, Arc<Target>>,
     before: Option<Arc<Snapshot>>,
+    /// The one empty list of plugins.
+    no_plugins: Arc<[AttachedPlugin]>,
+    plugins_settled: bool,
+    /// Plugins that could not be read when they were last seen, and had no verdict since.
+    denied_plugins: HashSet<ObjectRef>,
 }
 
 /// What is remembered of single objects.
@@ -91,6 +101,7 @@ struct Memos {
     routes: RouteMemo,
     hosts: HostMemo,
     policies: PolicyMemo,
+    plugins: PluginMemo,
 }
 
 /// The last outcome of a step and what it was made from.
@@ -124,8 +135,8 @@ impl Translator {
         }
     }
 
-    /// Translates everything that is in force now.
-    pub fn translate(&mut self, resources: &Resources) -> Translation {
+    /// Translates everything that is in force now, with what became of the plugins it wants.
+    pub fn translate(&mut self, resources: &Resources, verdicts: &Verdicts) -> Translation {
         self.follow_mesh(resources);
         let mesh = Arc::clone(&self.mesh);
         let before = self.before.take();
@@ -135,9 +146,15 @@ impl Translator {
         let enrolments = self.enrolments(resources, &proxies, &services, &pods);
         let state = |namespace: &str, name: &str| service_state(&enrolments, namespace, name);
         let policies = PolicyIndex::new(resources, &mesh, &proxies, &state);
+        let plugins = PluginIndex::new(resources, &mesh, &proxies, &state, &mut self.memos.plugins);
+        let denied = plugins::denied(resources);
+        let mut denied_plugins = std::mem::take(&mut self.denied_plugins);
+        denied_plugins.extend(denied.cloned());
+        let mut gathering = Gathering::new(verdicts, &denied_plugins, &self.no_plugins);
         let mut memos = TargetMemos {
             routes: &mut self.memos.routes,
             policies: &mut self.memos.policies,
+            plugins: &mut gathering,
             ids: &mut self.ids,
         };
         let mut targets = Targets {
@@ -148,6 +165,7 @@ impl Translator {
             pods: &pods,
             routes: &routes,
             policies: &policies,
+            plugins: &plugins,
             before: before.as_deref(),
             tunnels: Tunnels::default(),
             targets_before: &self.targets,
@@ -181,10 +199,21 @@ impl Translator {
         let entrances = self.entrances(
             &doors,
             &proxies,
-            &policies,
+            (&policies, &plugins),
+            &mut gathering,
             before.as_deref(),
             &mut findings,
         );
+        let gathered = gathering.finish();
+        findings.extend(gathered.findings.iter().cloned());
+        denied_plugins.retain(|object| {
+            let versions = gathered.plugins.iter();
+            let mut pending = versions.filter(|it| it.verdict == Verdict::Pending);
+            pending.any(|it| it.plugin.object == *object)
+                || plugins::denied(resources).any(|denied| denied == object)
+        });
+        self.denied_plugins = denied_plugins;
+        let all_plugins = self.all_plugins(&gathered, before.as_deref());
         self.memos.routes.end_round();
         self.memos.policies.end_round();
 
@@ -195,6 +224,7 @@ impl Translator {
             &routes.findings,
             &enrolments.findings,
             &policies.findings,
+            &plugins.findings,
             &doors.findings,
         ];
         findings.extend(parts.into_iter().flatten().cloned());
@@ -218,12 +248,39 @@ impl Translator {
             clusters: by_id,
             workloads: Arc::clone(&pods.workloads),
             statuses,
+            plugins: all_plugins,
+            plugins_awaited: !self.plugins_settled,
         });
         self.before = Some(Arc::clone(&snapshot));
         Translation {
             snapshot,
             findings,
             identity: proxies.identity,
+        }
+    }
+
+    /// The plugins of this round: the old list where nothing of it changed.
+    fn all_plugins(
+        &mut self,
+        gathered: &Gathered,
+        before: Option<&Snapshot>,
+    ) -> Arc<[AttachedPlugin]> {
+        self.plugins_settled |= gathered
+            .plugins
+            .iter()
+            .all(|it| it.verdict != Verdict::Pending);
+        let known = before.map(|snapshot| &snapshot.plugins);
+        match known {
+            Some(known)
+                if known.len() == gathered.plugins.len()
+                    && known
+                        .iter()
+                        .zip(&gathered.plugins)
+                        .all(|(a, b)| a.is_same(b)) =>
+            {
+                Arc::clone(known)
+            }
+            _ => gathered.plugins.clone().into(),
         }
     }
 
@@ -238,6 +295,8 @@ impl Translator {
         self.memos = Memos {
             // Its serial numbers must not begin again.
             routes: std::mem::take(&mut self.memos.routes),
+            // Mesh settings do not reach into plugins.
+            plugins: std::mem::take(&mut self.memos.plugins),
             ..Memos::default()
         };
         self.pods.made_from.clear();
@@ -332,7 +391,8 @@ impl Translator {
         &mut self,
         doors: &Doors,
         proxies: &Proxies,
-        policies: &PolicyIndex<'_>,
+        (policies, plugins): (&PolicyIndex<'_>, &PluginIndex<'_>),
+        gathering: &mut Gathering<'_>,
         before: Option<&Snapshot>,
         findings: &mut Vec<Finding>,
     ) -> Vec<Arc<Entrance>> {
@@ -344,19 +404,25 @@ impl Translator {
             let attached = policies.at_gateway(entry);
             let authorization =
                 policies::compile(&attached, &self.mesh, &mut self.memos.policies, findings);
+            let old = before.and_then(|snapshot| {
+                snapshot.entrances.iter().find(|old| {
+                    Arc::ptr_eq(&old.proxy, &entry.proxy)
+                        && (old.address, old.port) == (door.address, door.port)
+                })
+            });
+            let wanted = plugins.at_gateway(entry, door.port);
             let new = Entrance {
                 proxy: Arc::clone(&entry.proxy),
                 address: door.address,
                 port: door.port,
                 hosts: Arc::clone(&door.hosts),
                 authorization,
+                plugins: gathering.settle(wanted, old.map(|old| &old.plugins)),
             };
-            let known = before.into_iter().flat_map(|snapshot| &snapshot.entrances);
-            let same = known.into_iter().find(|old| {
-                Arc::ptr_eq(&old.proxy, &new.proxy)
-                    && (old.address, old.port) == (new.address, new.port)
-                    && Arc::ptr_eq(&old.hosts, &new.hosts)
+            let same = old.filter(|old| {
+                Arc::ptr_eq(&old.hosts, &new.hosts)
                     && Arc::ptr_eq(&old.authorization, &new.authorization)
+                    && Arc::ptr_eq(&old.plugins, &new.plugins)
             });
             entrances.push(same.map_or_else(|| Arc::new(new.clone()), Arc::clone));
         }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::attachment::ServiceState;
 use super::clusters::{HBONE_PORT, endpoint_at, target_port};
 use super::enrolment::{Enrolment, Enrolments, Unbound};
 use super::ids::{ClusterIds, Subject};
 use super::memo::reuse;
-use super::policies::{self, PolicyIndex, PolicyMemo, ServiceState};
+use super::plugins::{Gathering, PluginIndex};
+use super::policies::{self, PolicyIndex, PolicyMemo};
 use super::proxies::{Proxies, ProxyEntry};
 use super::routes::{AttachedRoute, RouteIndex, RouteMemo};
 use super::services::{ServiceEntry, Services};
@@ -16,6 +18,7 @@ use super::workloads::{PodEntry, Pods};
 use crate::finding::Finding;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
+use crate::plugin::AttachedPlugin;
 use crate::resource::core::TransportProtocol;
 use crate::service::{AppProtocol, Cluster, ClusterId};
 use crate::snapshot::{Snapshot, Target, Tunnels};
@@ -30,6 +33,7 @@ pub(super) struct Targets<'a> {
     pub(super) pods: &'a Pods,
     pub(super) routes: &'a RouteIndex,
     pub(super) policies: &'a PolicyIndex<'a>,
+    pub(super) plugins: &'a PluginIndex<'a>,
     pub(super) before: Option<&'a Snapshot>,
     pub(super) tunnels: Tunnels,
     /// The targets of the last round, and those of this one.
@@ -41,14 +45,19 @@ pub(super) struct Targets<'a> {
 }
 
 /// What is remembered from round to round.
-pub(super) struct TargetMemos<'m> {
+pub(super) struct TargetMemos<'m, 'v> {
     pub(super) routes: &'m mut RouteMemo,
     pub(super) policies: &'m mut PolicyMemo,
+    pub(super) plugins: &'m mut Gathering<'v>,
     pub(super) ids: &'m mut ClusterIds,
 }
 
 impl Targets<'_> {
-    pub(super) fn add_services(&mut self, enrolments: &Enrolments, memos: &mut TargetMemos<'_>) {
+    pub(super) fn add_services(
+        &mut self,
+        enrolments: &Enrolments,
+        memos: &mut TargetMemos<'_, '_>,
+    ) {
         for entry in self.services.iter() {
             let service = &entry.service;
             match enrolments.service(&service.namespace, &service.name) {
@@ -74,7 +83,7 @@ impl Targets<'_> {
         &mut self,
         entry: &ServiceEntry,
         proxy: &ProxyEntry,
-        memos: &mut TargetMemos<'_>,
+        memos: &mut TargetMemos<'_, '_>,
     ) {
         let service = &entry.service;
         let attached = self
@@ -93,6 +102,8 @@ impl Targets<'_> {
                 .iter()
                 .filter(|route| route.port.is_none_or(|wanted| wanted == port.port))
                 .collect();
+            let of_service = Some((&*service.namespace, &*service.name));
+            let wanted = self.plugins.at_waypoint(proxy, of_service, port.port);
             let target = Target {
                 proxy: Arc::clone(&proxy.proxy),
                 service: Some(Arc::clone(service)),
@@ -101,6 +112,7 @@ impl Targets<'_> {
                 protocol: port.protocol,
                 routes: memos.routes.target(*cluster, &service.namespace, &of_port),
                 authorization: Arc::clone(&authorization),
+                plugins: memos.plugins.settle(wanted, self.plugins_before(*cluster)),
                 cluster: *cluster,
             };
             let target = self.keep(target);
@@ -131,6 +143,10 @@ impl Targets<'_> {
         }
     }
 
+    fn plugins_before(&self, target: ClusterId) -> Option<&Arc<[AttachedPlugin]>> {
+        self.targets_before.get(&target).map(|old| &old.plugins)
+    }
+
     /// The old target where nothing of it changed.
     fn keep(&mut self, target: Target) -> Arc<Target> {
         let target = match self.targets_before.get(&target.cluster) {
@@ -158,7 +174,11 @@ impl Targets<'_> {
         }
     }
 
-    pub(super) fn add_workloads(&mut self, enrolments: &Enrolments, memos: &mut TargetMemos<'_>) {
+    pub(super) fn add_workloads(
+        &mut self,
+        enrolments: &Enrolments,
+        memos: &mut TargetMemos<'_, '_>,
+    ) {
         if enrolments.pods.is_empty() {
             return;
         }
@@ -187,7 +207,7 @@ impl Targets<'_> {
         entry: &PodEntry,
         port: u16,
         proxy: &ProxyEntry,
-        memos: &mut TargetMemos<'_>,
+        memos: &mut TargetMemos<'_, '_>,
     ) {
         let Some(workload) = &entry.workload else {
             return;
@@ -227,6 +247,7 @@ impl Targets<'_> {
         let attached = self.policies.at_waypoint(proxy, None);
         let authorization =
             policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
+        let wanted = self.plugins.at_waypoint(proxy, None, port);
         let target = Target {
             proxy: Arc::clone(&proxy.proxy),
             service: None,
@@ -235,6 +256,7 @@ impl Targets<'_> {
             protocol: AppProtocol::Undeclared,
             routes: memos.routes.target(id, &entry.namespace, &[]),
             authorization,
+            plugins: memos.plugins.settle(wanted, self.plugins_before(id)),
             cluster: id,
         };
         let target = self.keep(target);
@@ -334,6 +356,7 @@ fn is_same(old: &Target, new: &Target) -> bool {
         && old.protocol == new.protocol
         && Arc::ptr_eq(&old.routes, &new.routes)
         && Arc::ptr_eq(&old.authorization, &new.authorization)
+        && Arc::ptr_eq(&old.plugins, &new.plugins)
 }
 
 fn same<T>(old: &Option<Arc<T>>, new: &Option<Arc<T>>) -> bool {

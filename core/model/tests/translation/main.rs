@@ -8,6 +8,7 @@
 mod enrolment;
 mod gateways;
 mod incremental;
+mod plugins;
 mod policies;
 mod resources;
 mod routing;

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-const WEB: &str = "web.shop.svc.cluster.local";
+pub(crate) const WEB: &str = "web.shop.svc.cluster.local";
 const FAR: &str = "far.other.svc.cluster.local";
 
 /// Services `web` and `db` in `shop`, and `far` in `other`, all behind `shop/wp`.
-fn shop(extra: &[Value]) -> Vec<Value> {
+pub(crate) fn shop(extra: &[Value]) -> Vec<Value> {
     let mut waypoint = waypoint("shop", "wp");
     waypoint["spec"]["listeners"][0]["allowedRoutes"] = json!({"namespaces": {"from": "All"}});
     let mut far = service("other", "far", "10.1.0.3");
@@ -25,7 +25,7 @@ fn shop(extra: &[Value]) -> Vec<Value> {
 }
 
 /// Whether `web`, `db` and `far` admit anybody.
-fn open(documents: &[Value]) -> [bool; 3] {
+pub(crate) fn open(documents: &[Value]) -> [bool; 3] {
     let translation = translate(documents);
     [WEB, "db.shop", FAR]
         .map(|host| admits(target(&translation.snapshot, host, 80), "x/sa/y", &get("/")))
@@ -35,7 +35,7 @@ fn deny(target_refs: Value) -> Value {
     json!({"targetRefs": target_refs, "action": "DENY", "rules": [{}]})
 }
 
-fn gateway_ref(kind: &str, name: &str) -> Value {
+pub(crate) fn gateway_ref(kind: &str, name: &str) -> Value {
     json!([{"group": "gateway.networking.k8s.io", "kind": kind, "name": name}])
 }
 
@@ -200,16 +200,6 @@ fn kinds_that_come_later_deny_where_ignoring_them_would_admit() {
         json!({"apiVersion": api, "kind": kind,
                "metadata": {"namespace": "shop", "name": "later"}, "spec": spec})
     };
-    let plugin = |fail: Option<&str>, phase: Option<&str>| {
-        let mut spec = json!({"targetRefs": to_service("web"), "url": "oci://x"});
-        if let Some(fail) = fail {
-            spec["failStrategy"] = json!(fail);
-        }
-        if let Some(phase) = phase {
-            spec["phase"] = json!(phase);
-        }
-        object("extensions.istio.io/v1alpha1", "WasmPlugin", spec)
-    };
     let networking = "networking.istio.io/v1";
     let filter = |value: Value| {
         object(
@@ -229,17 +219,6 @@ fn kinds_that_come_later_deny_where_ignoring_them_would_admit() {
             ),
             [false, true, true],
         ),
-        (plugin(None, None), [false, true, true]),
-        (
-            plugin(Some("FAIL_CLOSE"), Some("AUTHN")),
-            [false, true, true],
-        ),
-        (
-            plugin(Some("FAIL_RELOAD"), Some("AUTHZ")),
-            [false, true, true],
-        ),
-        (plugin(Some("FAIL_OPEN"), Some("AUTHN")), [true, true, true]),
-        (plugin(None, Some("STATS")), [true, true, true]),
         (
             filter(json!({"name": "envoy.filters.http.jwt_authn"})),
             [false, false, false],

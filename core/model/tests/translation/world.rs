@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Version};
 use serde_json::{Value, json};
 use wayline_model::authorization::PolicyInput;
+use wayline_model::plugin::Verdicts;
 use wayline_model::request::PathNormalization;
 use wayline_model::resource::{Parsed, parse};
 use wayline_model::route::{RouteAction, RouteRule, RouteTable};
@@ -29,6 +30,7 @@ pub(crate) fn read(document: &Value) -> Parsed {
 pub(crate) struct World {
     pub(crate) resources: Resources,
     pub(crate) translator: Translator,
+    pub(crate) verdicts: Verdicts,
 }
 
 impl World {
@@ -45,6 +47,7 @@ impl World {
             translator: Translator::new(Options {
                 gateways: gateways.collect(),
             }),
+            verdicts: Verdicts::new(),
         };
         world.replace(documents);
         world
@@ -65,7 +68,7 @@ impl World {
     }
 
     pub(crate) fn translate(&mut self) -> Translation {
-        self.translator.translate(&self.resources)
+        self.translator.translate(&self.resources, &self.verdicts)
     }
 }
 

@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use wayline_model::Snapshot;
+use wayline_model::plugin::Verdict;
+
 use super::{Admin, plays_waypoint};
 use crate::listener;
 
@@ -30,11 +33,28 @@ pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
     {
         obstacles.push(format!("no certificate to serve waypoints with: {error}"));
     }
+    if snapshot.plugins_awaited {
+        obstacles.extend(awaited_plugins(&snapshot));
+    }
     // Drain has closed them all, and says so itself.
     if !admin.is_draining() {
         obstacles.extend(closed_listeners(admin, &listener::names(&snapshot)));
     }
     obstacles
+}
+
+/// Plugins of which nothing is known yet. Whoever decides on them does so within a bounded time.
+fn awaited_plugins(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    let pending = snapshot
+        .plugins
+        .iter()
+        .filter(|it| it.verdict == Verdict::Pending);
+    pending.map(|it| {
+        format!(
+            "plugin {}: its module {} is not loaded yet",
+            it.plugin.name, it.plugin.module.url
+        )
+    })
 }
 
 /// The answer to probes.

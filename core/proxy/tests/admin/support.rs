@@ -282,6 +282,7 @@ pub(crate) fn gateway(ports: &[u16]) -> Snapshot {
                         ..HostTable::default()
                     }),
                     authorization: Arc::default(),
+                    plugins: Arc::default(),
                 })
             })
             .collect(),
@@ -321,6 +322,7 @@ pub(crate) fn waypoint() -> Snapshot {
             protocol,
             routes: Arc::new(split()),
             authorization: Arc::clone(&authorization),
+            plugins: Arc::default(),
             cluster: ClusterId(id),
         });
         let address = ("".into(), IpAddr::from([10, 96, 0, 7]), port);

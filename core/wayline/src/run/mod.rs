@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{oneshot, watch};
+use wayline_chain::FilterSource;
 use wayline_control::identity::Issuer;
 use wayline_control::{FolderSource, IdentityFolder, LiveObjects, Publication};
 use wayline_model::Snapshot;
@@ -18,6 +19,7 @@ use wayline_model::translate::Options;
 use wayline_proxy::{Inputs, Listeners, Running, Settings, Timeouts};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_tls::{CertificateStore, DevCa};
+use wayline_wasm_host::PluginSource;
 
 use crate::cli::RunArgs;
 use crate::failure::Failure;
@@ -194,12 +196,19 @@ fn start(
         snapshots: publication.snapshots.clone(),
         findings: publication.findings.clone(),
         certificates: store.clone(),
-        filters: wayline_filters::native_sources(),
+        filters: sources(),
         hub: Arc::new(hub),
         log_levels: Some(Arc::new(levels)),
         objects: Some(Arc::new(Objects(publication.objects.clone()))),
     };
     wayline_proxy::start(&settings, inputs).map_err(Failure::from)
+}
+
+/// Where filters come from.
+fn sources() -> Vec<Arc<dyn FilterSource>> {
+    let mut sources = wayline_filters::native_sources();
+    sources.push(Arc::new(PluginSource::default()));
+    sources
 }
 
 /// Lets what runs finish; a second signal ends it at once.
