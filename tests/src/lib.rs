@@ -15,6 +15,7 @@
     reason = "a test fails by panicking, and this is part of the tests"
 )]
 
+pub mod attacks;
 pub mod backend;
 pub mod client;
 pub mod curl;

@@ -1,0 +1,125 @@
+//! A scene set up: one `wayline run`, one backend behind it, and a way in by each entrance.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::recorder::Recorder;
+use super::{Entrance, Scene};
+use crate::manifests::{self, Parent, Pod};
+use crate::mesh::{Mesh, PROXY, Wayline};
+use crate::tunnel::Tunnel;
+
+/// Where the backend listens.
+const BACKEND_PORT: u16 = 23_917;
+
+/// The gateway's port.
+const GATEWAY_PORT: u16 = 23_920;
+
+/// The host of the backend.
+const BACKEND: u8 = 20;
+
+/// The service behind the waypoint.
+const AUTHORITY: &str = "10.96.0.20:80";
+
+/// A scene at work.
+pub struct Stage {
+    /// The proxy.
+    pub wayline: Wayline,
+    /// What is behind it.
+    pub backend: Recorder,
+    /// Files and addresses.
+    pub mesh: Mesh,
+    tunnels: RefCell<BTreeMap<String, Tunnel>>,
+}
+
+impl Stage {
+    /// Starts a scene, with a path normalisation if it is not the scene's own.
+    ///
+    /// # Panics
+    /// When Wayline does not come up, or finds anything wrong with the scene.
+    #[must_use]
+    pub fn set(scene: &Scene, normalization: Option<&str>) -> Self {
+        let mesh = Mesh::new();
+        let mut settings = scene.mesh.clone();
+        if let Some(mode) = normalization {
+            settings += &format!("\npathNormalization: {{normalization: {mode}}}\n");
+        }
+        let mut config = mesh.logging(&settings);
+        if !scene.annotations.is_empty() {
+            let lines: String = scene
+                .annotations
+                .iter()
+                .map(|(key, value)| format!("    {key}: \"{value}\"\n"))
+                .collect();
+            let annotated = format!("metadata:\n  annotations:\n{lines}");
+            config = config.replacen("metadata:\n", &annotated, 1);
+        }
+        mesh.write("mesh.yaml", &config);
+        mesh.write("main.yaml", &manifests::file(&documents(scene, &mesh)));
+        let backend = Recorder::start(mesh.ip(BACKEND), BACKEND_PORT);
+        let args: Vec<&str> = scene.args.iter().map(String::as_str).collect();
+        let wayline = mesh.start_with(&args);
+        wayline.wait_ready();
+        Self {
+            wayline,
+            backend,
+            mesh,
+            tunnels: RefCell::default(),
+        }
+    }
+
+    /// Where an entrance is; inside a tunnel, for that caller.
+    #[must_use]
+    pub fn address(&self, entrance: Entrance, from: &str) -> SocketAddr {
+        if !entrance.is_tunnel() {
+            return SocketAddr::new(self.mesh.ip(PROXY), GATEWAY_PORT);
+        }
+        let mut tunnels = self.tunnels.borrow_mut();
+        tunnels
+            .entry(from.to_owned())
+            .or_insert_with(|| self.mesh.tunnel(from, AUTHORITY))
+            .address
+    }
+}
+
+fn documents(scene: &Scene, mesh: &Mesh) -> Vec<String> {
+    let everything = "- backendRefs:\n  - name: echo\n    port: 80\n";
+    let rules = scene.rules.as_deref().unwrap_or(everything);
+    let mut documents = vec![
+        manifests::namespace("default", &[("istio.io/use-waypoint", "waypoint")]),
+        manifests::waypoint("default", "waypoint"),
+        manifests::service(
+            "default",
+            "echo",
+            "10.96.0.20",
+            &[("http", 80, BACKEND_PORT)],
+        ),
+        Pod::new("echo", mesh.ip(BACKEND)).yaml(),
+        manifests::gateway(
+            "default",
+            "edge",
+            mesh.ip(PROXY),
+            &manifests::listener("http", GATEWAY_PORT),
+        ),
+        manifests::route("default", "edge", Parent::Gateway("edge"), rules),
+    ];
+    let targets = [
+        ("service", "{kind: Service, group: \"\", name: echo}"),
+        (
+            "gateway",
+            "{kind: Gateway, group: gateway.networking.k8s.io, name: edge}",
+        ),
+    ];
+    for (number, spec) in scene.policies.iter().enumerate() {
+        for (name, target) in targets {
+            let spec = format!("targetRefs:\n- {target}\n{}", spec.trim());
+            let name = format!("policy-{number}-{name}");
+            documents.push(manifests::policy("default", &name, &spec));
+        }
+    }
+    if !scene.documents.is_empty() {
+        documents.push(scene.documents.clone());
+    }
+    documents
+}
