@@ -1,7 +1,9 @@
 //! Settings of the whole mesh, distilled from MeshConfig (ConfigMap `istio-system/istio`, key `mesh`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::HeaderName;
 use serde_json::Value;
 
 use crate::finding::Finding;
@@ -34,7 +36,19 @@ pub struct MeshSettings {
     pub tracing: TracingSettings,
     /// Names and endpoints of `extensionProviders`.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// Whether requests pass that Istio would let pass and we refuse by default (`docs/security.md`
+    /// lists them): annotation [`ISTIO_COMPAT`] of the ConfigMap; default false.
+    pub istio_compat: bool,
+    /// Trailers that pass beside those that always do, in lower case: annotation [`TRAILERS`] of the
+    /// ConfigMap, a list with commas.
+    pub trailers: Arc<[HeaderName]>,
 }
+
+/// Annotation of MeshConfig's ConfigMap that asks for Istio's ways where they are laxer than ours.
+pub const ISTIO_COMPAT: &str = "wayline.dev/istio-compat";
+
+/// Annotation of MeshConfig's ConfigMap that names further trailers that pass.
+pub const TRAILERS: &str = "wayline.dev/trailers";
 
 impl Default for MeshSettings {
     fn default() -> Self {
@@ -50,6 +64,8 @@ impl Default for MeshSettings {
             connect_timeout_ms: 10_000,
             tracing: TracingSettings::default(),
             extension_providers: Vec::new(),
+            istio_compat: false,
+            trailers: Arc::default(),
         }
     }
 }
@@ -75,6 +91,35 @@ impl MeshSettings {
             }
         }
         (reader.settings, reader.findings)
+    }
+
+    /// Reads our own annotations of the ConfigMap. Findings name the annotation.
+    pub fn annotate(&mut self, annotations: &BTreeMap<String, String>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        match annotations.get(ISTIO_COMPAT).map(String::as_str) {
+            None | Some("false") => {}
+            Some("true") => self.istio_compat = true,
+            Some(_) => findings.push(
+                Finding::error("it must be \"true\" or \"false\"; it counts as false")
+                    .field(ISTIO_COMPAT),
+            ),
+        }
+        let names = annotations.get(TRAILERS).map_or("", String::as_str);
+        let mut trailers = Vec::new();
+        for name in names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
+            match name.parse() {
+                Ok(name) => trailers.push(name),
+                Err(_) => findings.push(
+                    Finding::error(format!("`{name}` is not the name of a header")).field(TRAILERS),
+                ),
+            }
+        }
+        self.trailers = trailers.into();
+        findings
     }
 
     /// What is in force while MeshConfig can not be read and never could: Istio's defaults, but the

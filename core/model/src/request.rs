@@ -6,7 +6,10 @@
 mod authority;
 pub mod path;
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING,
+};
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
@@ -37,8 +40,7 @@ impl CanonicalRequest {
     /// one, else from the only Host header; both must agree (HTTP/2), or the URI wins (HTTP/1
     /// absolute form, RFC 9112 §3.2.2) over a Host that is well-formed.
     ///
-    /// An escape that is malformed (`%zz`) passes, as it does in Istio's mesh; gateways ask
-    /// [`path::has_malformed_escape`] as well.
+    /// What passes inside the mesh and not from outside is for [`Self::check_at_gateway`] to refuse.
     pub fn new(
         method: Method,
         uri: &http::Uri,
@@ -47,8 +49,10 @@ impl CanonicalRequest {
         normalization: PathNormalization,
     ) -> Result<Self, RequestError> {
         let mut headers = headers;
-        let authority = authority(uri, version, &mut headers)?;
+        check_scheme(uri)?;
         check_method(&method)?;
+        let authority = authority(uri, version, &mut headers)?;
+        check_length(&mut headers)?;
         if version >= Version::HTTP_2 {
             check_field_values(&headers)?;
         }
@@ -73,11 +77,35 @@ impl CanonicalRequest {
         normalization: PathNormalization,
     ) -> Result<(), RequestError> {
         check_method(&self.method)?;
+        check_length(&mut self.headers)?;
         let (path, rewritten) = path::canonical(&self.method, &self.path, normalization)?;
         self.path = path;
         self.original_path = self.original_path.take().or(rewritten);
         remove_connection_headers(&mut self.headers);
         Ok(())
+    }
+
+    /// Refuses what is sound inside the mesh, as in Istio, and not from outside: escapes that are none
+    /// (`%zz`), and names with an underscore, which many a backend reads as a hyphen.
+    pub fn check_at_gateway(&self) -> Result<(), RequestError> {
+        if path::has_malformed_escape(self.path()) {
+            return Err(RequestError::Path(
+                "an escape is not two hexadecimal digits",
+            ));
+        }
+        if self.headers.keys().any(|name| name.as_str().contains('_')) {
+            return Err(RequestError::Header("a name holds an underscore"));
+        }
+        Ok(())
+    }
+
+    /// Refuses an expectation other than `100-continue` (RFC 9110 §10.1.1), which the codec meets.
+    pub fn check_expectation(&self) -> Result<(), RequestError> {
+        let meets = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if self.headers.get_all(EXPECT).iter().all(meets) {
+            return Ok(());
+        }
+        Err(RequestError::Expectation)
     }
 
     /// The normalised path without query.
@@ -108,6 +136,12 @@ pub enum RequestError {
     /// A header field is malformed.
     #[error("a header of the request is not usable: {0}")]
     Header(&'static str),
+    /// CONNECT: requests make no tunnels here.
+    #[error("CONNECT is not offered here")]
+    Connect,
+    /// More is expected than anybody here knows of.
+    #[error("only 100-continue may be expected")]
+    Expectation,
 }
 
 fn authority(
@@ -143,7 +177,40 @@ fn authority(
     Authority::parse(text)
 }
 
+/// What an absolute target, or HTTP/2, names is spoken here or by whoever terminates TLS before us.
+fn check_scheme(uri: &http::Uri) -> Result<(), RequestError> {
+    let known =
+        |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    match uri.scheme_str() {
+        Some(scheme) if !known(scheme) => Err(RequestError::Path("its scheme is not HTTP's")),
+        _ => Ok(()),
+    }
+}
+
+/// A length is told once, in digits, and is sent on without leading zeros.
+fn check_length(headers: &mut HeaderMap) -> Result<(), RequestError> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else {
+        return Ok(());
+    };
+    let digits = length.as_bytes();
+    let sound = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some() || !sound {
+        return Err(RequestError::Header("Content-Length is not one number"));
+    }
+    if digits.len() > 1 && digits[0] == b'0' {
+        let length = digits
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(())
+}
+
 fn check_method(method: &Method) -> Result<(), RequestError> {
+    if *method == Method::CONNECT {
+        return Err(RequestError::Connect);
+    }
     let name = method.as_str();
     if name.len() > 32 {
         return Err(RequestError::Method("it is longer than 32 bytes"));
@@ -279,6 +346,37 @@ mod tests {
         assert_eq!(changed.path.as_str(), "/a?q=%61/../\\");
         assert_eq!(changed.original_path.unwrap().path(), "/x/../%61");
         assert!(path("GET", "/a?q=%00").unwrap().original_path.is_none());
+    }
+
+    #[test]
+    fn lengths_are_one_number_and_written_plainly() {
+        let sent = |lengths: &[&'static str]| {
+            let mut headers = vec![("host", "a")];
+            headers.extend(lengths.iter().map(|length| ("content-length", *length)));
+            request("POST", "/", Version::HTTP_2, &headers)
+        };
+        assert_eq!(sent(&["05"]).unwrap().headers[CONTENT_LENGTH], "5");
+        assert_eq!(sent(&["00"]).unwrap().headers[CONTENT_LENGTH], "0");
+        assert_eq!(sent(&["10"]).unwrap().headers[CONTENT_LENGTH], "10");
+        for bad in [
+            &[""][..],
+            &["+1"],
+            &["1", "1"],
+            &["1,1"],
+            &["1234567890123456789"],
+        ] {
+            assert!(sent(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn gateways_refuse_what_the_mesh_lets_pass() {
+        let sent = |uri: &str, name: &'static str| {
+            request("GET", uri, Version::HTTP_11, &[("host", "a"), (name, "x")]).unwrap()
+        };
+        assert!(sent("/a", "x-role").check_at_gateway().is_ok());
+        assert!(sent("/a%zz", "x-role").check_at_gateway().is_err());
+        assert!(sent("/a", "x_role").check_at_gateway().is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use wayline_model::route::RetryPolicy;
 use wayline_model::service::{AppProtocol, Cluster, ClusterId};
 
 use crate::http::body::{ClientBody, ClientSource};
+use crate::http::trailers::Trailers;
 use crate::upstream::send::{self, UpstreamError};
 use crate::upstream::{Attempts, UpstreamBody, UpstreamRequest};
 use crate::worker::Worker;
@@ -81,8 +82,10 @@ async fn call(
             .unwrap_or(PathAndQuery::from_static("/")),
         authority,
         headers: parts.headers,
-        body: (!bodiless)
-            .then(|| ClientBody::new(ClientSource::Made(Some(body), request.trailers))),
+        body: (!bodiless).then(|| {
+            let made = ClientSource::Made(Some(body), request.trailers);
+            ClientBody::new(made, Trailers::ours())
+        }),
         http2,
         upgrade: None,
     };
@@ -97,6 +100,7 @@ async fn call(
     )
     .await
     .map_err(describe)?;
+    let body = body.with_trailers(Trailers::ours());
     let (body, trailers) = collect(body, request.response_limit).await?;
     Ok((response.map(|()| body), trailers))
 }

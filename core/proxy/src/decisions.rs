@@ -33,9 +33,8 @@ pub fn canonical_request(
     role: ProxyRole,
     source: IpAddr,
 ) -> Result<CanonicalRequest, RequestError> {
-    let normalization = snapshot.mesh.path_normalization;
     let forwarded_for = headers::forwarded_for(source);
-    exchange::canonical(parts, normalization, role, &forwarded_for, &Random::new())
+    exchange::canonical(parts, &snapshot.mesh, role, &forwarded_for, &Random::new())
 }
 
 /// The routes of a gateway's port for the host that a request names.

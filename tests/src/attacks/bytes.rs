@@ -102,7 +102,9 @@ pub(super) fn fields(text: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
             continue;
         }
         let name = unescape(name);
-        let replaced = name.starts_with(b":").then(|| fields.iter_mut().find(|(n, _)| *n == name));
+        let replaced = name
+            .starts_with(b":")
+            .then(|| fields.iter_mut().find(|(n, _)| *n == name));
         match replaced.flatten() {
             Some(field) => field.1 = value,
             None => fields.push((name, value)),
@@ -140,7 +142,9 @@ pub(super) fn unescape(text: &str) -> Vec<u8> {
             Some(b'\\') => (b'\\', 2),
             Some(b'{') => (b'{', 2),
             Some(b'x') => {
-                let digits = rest.get(2..4).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                let digits = rest
+                    .get(2..4)
+                    .and_then(|hex| u8::from_str_radix(hex, 16).ok());
                 let byte = digits.unwrap_or_else(|| panic!("`\\x` without two digits in `{text}`"));
                 (byte, 4)
             }

@@ -153,7 +153,9 @@ fn one(line: &str, next: &mut u32) -> Vec<u8> {
             *next - 2
         }
         Some("last") => *next - 2,
-        Some(number) => number.parse().unwrap_or_else(|_| panic!("`{line}`: no stream")),
+        Some(number) => number
+            .parse()
+            .unwrap_or_else(|_| panic!("`{line}`: no stream")),
     };
     let flags = words.fold(0, |flags, word| {
         flags
@@ -296,7 +298,10 @@ pub(super) fn outcome(stream: &mut TcpStream, wanted: u32) -> (String, Vec<u8>) 
 }
 
 fn number(bytes: &[u8]) -> u32 {
-    bytes.iter().take(4).fold(0, |sum, b| sum << 8 | u32::from(*b))
+    bytes
+        .iter()
+        .take(4)
+        .fold(0, |sum, b| sum << 8 | u32::from(*b))
 }
 
 /// The status in a header block that begins with it, as blocks of answers do.
@@ -310,9 +315,7 @@ fn status(block: &[u8]) -> String {
     match block {
         [first @ 0x88..=0x8e, ..] => INDEXED[usize::from(first - 0x88)].to_owned(),
         // A literal whose name is entry 8 to 14 of the static table.
-        [first, length, value @ ..]
-            if matches!(first, 0x08..=0x0e | 0x18..=0x1e | 0x48..=0x4e) =>
-        {
+        [0x08..=0x0e | 0x18..=0x1e | 0x48..=0x4e, length, value @ ..] => {
             let value = &value[..usize::from(length & 0x7f).min(value.len())];
             if length & 0x80 == 0 {
                 return String::from_utf8_lossy(value).into_owned();

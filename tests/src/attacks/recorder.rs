@@ -103,7 +103,9 @@ impl Recorder {
             let framing = client::framing(&headers).unwrap_or(client::Framing::Length(0));
             let reply = self.0.reply.lock().unwrap().clone();
             let reply = reply.filter(|_| target != "/probe");
-            let early = reply.as_ref().is_some_and(|reply| reply.starts_with(b"early "));
+            let early = reply
+                .as_ref()
+                .is_some_and(|reply| reply.starts_with(b"early "));
             if let (Some(reply), true) = (&reply, early) {
                 // An answer that does not wait for the body.
                 writer.write_all(&reply[b"early ".len()..])?;
@@ -124,7 +126,11 @@ impl Recorder {
                     }
                 }
                 None => {
-                    let body = if line.starts_with("HEAD ") { "" } else { &*target };
+                    let body = if line.starts_with("HEAD ") {
+                        ""
+                    } else {
+                        &*target
+                    };
                     write!(
                         writer,
                         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",

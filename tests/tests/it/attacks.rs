@@ -8,7 +8,12 @@ fn holds(letter: &str) {
     let [cases, of, spellings, of_them] = verdict.totals();
     println!("{letter}: {cases} of {of} cases, {spellings} of {of_them} requests");
     let wrong = verdict.wrong();
-    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} are wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]

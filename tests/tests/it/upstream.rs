@@ -294,7 +294,9 @@ fn a_slow_reader_holds_the_backend_back() {
 #[test]
 fn trailers_pass_both_ways_over_http2() {
     let mesh = Mesh::new();
-    mesh.write("mesh.yaml", &mesh.logging(""));
+    let named = "metadata:\n  annotations:\n    wayline.dev/trailers: x-checksum\n";
+    let config = mesh.logging("").replacen("metadata:\n", named, 1);
+    mesh.write("mesh.yaml", &config);
     let mut documents = scene::waypoint();
     let ports = [("grpc", 80, PORT)];
     documents.push(manifests::service("default", "echo", "10.96.0.20", &ports));

@@ -22,9 +22,10 @@ pub struct ServiceAccount {
 }
 
 /// A ConfigMap.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct ConfigMap {
+    pub(crate) metadata: Metadata,
+    #[serde(default)]
     pub(crate) data: BTreeMap<String, String>,
 }
 

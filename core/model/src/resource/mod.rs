@@ -417,17 +417,19 @@ fn mesh_config(object: ObjectRef, document: &Value, yaml: YamlParser<'_>) -> Par
         return Parsed::new(Some(object), Content::Skipped, Vec::new());
     }
     let settings = read::read::<core::ConfigMap>(document).and_then(|read| {
-        match read.value.data.get("mesh") {
+        let config = match read.value.data.get("mesh") {
             Some(text) => yaml(text).map_err(|reason| ReadError {
                 path: "data.mesh".to_owned(),
                 reason,
-            }),
-            None => Ok(Value::Null),
-        }
+            })?,
+            None => Value::Null,
+        };
+        Ok((config, read.value.metadata.annotations))
     });
     match settings {
-        Ok(settings) => {
-            let (settings, findings) = MeshSettings::from_value(&settings);
+        Ok((config, annotations)) => {
+            let (mut settings, findings) = MeshSettings::from_value(&config);
+            let own = settings.annotate(&annotations);
             let findings = findings.into_iter().map(|finding| {
                 let field = match &finding.field {
                     Some(field) => format!("data.mesh.{field}"),
@@ -435,7 +437,14 @@ fn mesh_config(object: ObjectRef, document: &Value, yaml: YamlParser<'_>) -> Par
                 };
                 finding.on(&object).field(field)
             });
-            let findings = findings.collect();
+            let own = own.into_iter().map(|finding| {
+                let field = format!(
+                    "metadata.annotations.{}",
+                    finding.field.as_deref().unwrap_or_default()
+                );
+                finding.on(&object).field(field)
+            });
+            let findings = findings.chain(own).collect();
             Parsed::new(
                 Some(object),
                 Content::Valid(Resource::MeshConfig(Arc::new(settings))),

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use wayline_chain::FilteredRequest;
 
 use super::tap::{TapReader, TapWriter, tap};
+use super::trailers::Trailers;
 
 /// Body bytes kept so that a request can be sent again; beyond that it is sent once.
 const REPLAY_LIMIT: usize = 64 * 1024;
@@ -68,6 +69,7 @@ pub(crate) struct ClientBody {
     /// Number of the attempt that reads.
     attempt: Cell<u32>,
     taps: RefCell<Vec<TapWriter>>,
+    trailers: Trailers,
 }
 
 /// Where the client's bytes come from.
@@ -104,8 +106,8 @@ impl ClientSource {
 }
 
 impl ClientBody {
-    /// Shares a body.
-    pub(crate) fn new(source: ClientSource) -> Rc<Self> {
+    /// Shares a body, behind which these trailers may come.
+    pub(crate) fn new(source: ClientSource, trailers: Trailers) -> Rc<Self> {
         Rc::new(Self {
             source: RefCell::new(source),
             sent: RefCell::new(Vec::new()),
@@ -115,6 +117,7 @@ impl ClientBody {
             failed: Cell::new(false),
             attempt: Cell::new(0),
             taps: RefCell::default(),
+            trailers,
         })
     }
 
@@ -159,6 +162,11 @@ impl ClientBody {
         let (writer, reader) = tap(self.source.borrow().size_hint());
         self.taps.borrow_mut().push(writer);
         reader
+    }
+
+    /// Which trailers may come behind it.
+    pub(crate) fn trailers(&self) -> Trailers {
+        self.trailers.clone()
     }
 
     fn tapped(&self, frame: &Frame<Bytes>) {
@@ -230,7 +238,8 @@ impl ClientBody {
                 self.replayable.set(false);
                 match frame.into_trailers() {
                     Ok(trailers) => {
-                        Poll::Ready(Some(Ok(Frame::trailers(clean_trailers(trailers)))))
+                        let clean = self.trailers.pass(trailers);
+                        Poll::Ready(Some(Ok(Frame::trailers(clean))))
                     }
                     Err(_) => Poll::Ready(None),
                 }
@@ -304,39 +313,4 @@ impl Body for RequestBody {
             Self::Client(_) => SizeHint::default(),
         }
     }
-}
-
-/// Removes from trailers what must not arrive behind a body: framing, routing, authentication and
-/// whatever the chain has judged already (RFC 9110 §6.5.1).
-pub(crate) fn clean_trailers(mut trailers: HeaderMap) -> HeaderMap {
-    const FORBIDDEN: [&str; 24] = [
-        "authorization",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-range",
-        "content-type",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "max-forwards",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "www-authenticate",
-        "x-forwarded-client-cert",
-        "x-forwarded-for",
-    ];
-    for name in FORBIDDEN {
-        trailers.remove(name);
-    }
-    trailers
 }

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, Method, Version};
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use wayline_chain::LocalReply;
 use wayline_model::CanonicalRequest;
 use wayline_telemetry::trace::{OpenSpan, Side, SpanEnd};
@@ -73,6 +75,51 @@ pub(crate) struct LogPage {
     pub(crate) cluster: Option<Arc<str>>,
     /// How long the upstream took to answer.
     pub(crate) service_time: Option<Duration>,
+}
+
+/// What is known of a request that is refused before it is one.
+pub(crate) struct Sent {
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    version: Version,
+}
+
+impl Sent {
+    /// The head as it was sent.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: parts.headers.get(HOST).cloned(),
+            version: parts.version,
+        }
+    }
+
+    fn authority(&self) -> String {
+        match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => authority.as_str().to_owned(),
+            (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+            (None, None) => "-".to_owned(),
+        }
+    }
+
+    fn path(&self) -> String {
+        let path = self.uri.path_and_query();
+        path.map_or("-", |path| path.as_str()).to_owned()
+    }
+}
+
+impl Default for Sent {
+    /// Not even a head.
+    fn default() -> Self {
+        Self {
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            uri: Uri::from_static("-"),
+            host: None,
+            version: Version::HTTP_11,
+        }
+    }
 }
 
 /// `%RESPONSE_CODE_DETAILS%`, mostly a literal.
@@ -143,6 +190,36 @@ impl Book {
                 service_time: None,
             }));
         }
+    }
+
+    /// Whether requests are logged here.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.plan.log.is_some()
+    }
+
+    /// Notes a request that has no reading.
+    pub(crate) fn malformed(&mut self, sent: Option<Sent>) {
+        let Some(sent) = sent.filter(|_| self.is_logged()) else {
+            return;
+        };
+        self.log = Some(Box::new(LogPage {
+            start: SystemTime::now(),
+            authority: sent.authority(),
+            path: sent.path(),
+            method: sent.method,
+            original_path: None,
+            version: sent.version,
+            request_headers: HeaderMap::new(),
+            response_headers: HeaderMap::new(),
+            route: None,
+            cluster: None,
+            service_time: None,
+        }));
+    }
+
+    /// What is in force for the exchange.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Notes an answer made here.

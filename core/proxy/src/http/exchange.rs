@@ -16,16 +16,17 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
 use wayline_model::CanonicalRequest;
-use wayline_model::request::path::has_malformed_escape;
-use wayline_model::request::{PathNormalization, RequestError};
+use wayline_model::mesh::MeshSettings;
+use wayline_model::request::RequestError;
 use wayline_model::route::{RouteAction, RouteRule, Routes};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
 use wayline_telemetry::{GrpcStatus, ResponseFlag, ResponseFlags};
 
 use super::body::{BodyError, ClientBody, ClientSource};
-use super::book::{Book, Details};
+use super::book::{Book, Details, Sent};
 use super::reply::{self, Failure};
+use super::trailers::Trailers;
 use super::{headers, mirror, redirect};
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Place, Plan};
@@ -91,20 +92,25 @@ async fn serve(
     book: &mut Book,
 ) -> Result<Answer, Cut> {
     let (parts, body) = request.into_parts();
+    let sent = book.is_logged().then(|| Sent::of(&parts));
     let canonical = canonical(
         parts,
-        plan.snapshot.mesh.path_normalization,
+        &plan.snapshot.mesh,
         bound.place.proxy().role,
         &ingress.forwarded_for,
         &ingress.worker.random,
     );
     let mut request = match canonical {
         Ok(request) => request,
-        Err(error) => return Ok(local(book, reply::bad_request(&error))),
+        Err(error) => {
+            book.malformed(sent);
+            return Ok(local(book, reply::bad_request(&error)));
+        }
     };
     if let Some(tracing) = &plan.tracing {
         let role = bound.place.proxy().role;
-        book.span = tracing.begin(&mut request, role, &ingress.worker.random);
+        let mesh = &plan.snapshot.mesh;
+        book.span = tracing.begin(&mut request, mesh, role, &ingress.worker.random);
     }
     book.request(&request);
 
@@ -144,7 +150,7 @@ async fn serve(
 #[inline]
 pub(crate) fn canonical(
     parts: Parts,
-    normalization: PathNormalization,
+    mesh: &MeshSettings,
     role: ProxyRole,
     forwarded_for: &HeaderValue,
     random: &Random,
@@ -154,21 +160,43 @@ pub(crate) fn canonical(
         &parts.uri,
         parts.version,
         parts.headers,
-        normalization,
+        mesh.path_normalization,
     )?;
-    if role == ProxyRole::Gateway && has_malformed_escape(request.path()) {
-        return Err(RequestError::Path(
-            "an escape is not two hexadecimal digits",
-        ));
-    }
+    check(&request, mesh, role)?;
     headers::prepare_request(&mut request.headers, forwarded_for, role, random);
     Ok(request)
 }
 
+/// Where we are stricter than Istio, unless the mesh asks for its ways.
+fn check(
+    request: &CanonicalRequest,
+    mesh: &MeshSettings,
+    role: ProxyRole,
+) -> Result<(), RequestError> {
+    if mesh.istio_compat {
+        return Ok(());
+    }
+    request.check_expectation()?;
+    match role {
+        ProxyRole::Gateway => request.check_at_gateway(),
+        ProxyRole::Waypoint => Ok(()),
+    }
+}
+
+/// The same for a request that filters rewrote.
+fn canonical_again(
+    request: &mut CanonicalRequest,
+    plan: &Plan,
+    bound: &Bound,
+) -> Result<(), RequestError> {
+    let mesh = &plan.snapshot.mesh;
+    request.canonicalize_again(mesh.path_normalization)?;
+    check(request, mesh, bound.place.proxy().role)
+}
+
 /// Makes a request canonical again that filters rewrote, and judges it again.
 fn rejudge(plan: &Plan, bound: &Bound, context: &mut RequestContext) -> Option<LocalReply> {
-    let mode = plan.snapshot.mesh.path_normalization;
-    if let Err(error) = context.request_mut().canonicalize_again(mode) {
+    if let Err(error) = canonical_again(context.request_mut(), plan, bound) {
         return Some(reply::bad_request(&error).reply);
     }
     bound.chain.judge_again(context)
@@ -188,8 +216,7 @@ async fn filtered(
         Outcome::Reply(reply) => Some(reply),
         Outcome::Reset(details) => return Err(cut(book, details)),
         Outcome::Continue { rewritten: true } => {
-            let mode = plan.snapshot.mesh.path_normalization;
-            match run.with_context(|context| context.request_mut().canonicalize_again(mode)) {
+            match run.with_context(|context| canonical_again(context.request_mut(), plan, bound)) {
                 Ok(()) => run.judge_again(),
                 Err(error) => Some(reply::bad_request(&error).reply),
             }
@@ -202,11 +229,12 @@ async fn filtered(
     }
     let request = run.with_context(|context| context.request().clone());
     let source = ClientSource::Filtered(Box::new(run.request_body(body)));
+    let trailers = Trailers::of(&plan.snapshot.mesh);
     let upstream = async {
         match decide(ingress, plan, bound, request, book) {
             Decision::Answer(reply) => Err(reply),
             Decision::Forward(mut forward) => {
-                forward.request.body = Some(ClientBody::new(source));
+                forward.request.body = Some(ClientBody::new(source, trailers));
                 send(ingress, forward, book).await
             }
         }
@@ -257,7 +285,8 @@ async fn route(
         Decision::Forward(forward) => forward,
     };
     if !body.is_end_stream() {
-        forward.request.body = Some(ClientBody::new(ClientSource::Direct(body)));
+        let trailers = Trailers::of(&plan.snapshot.mesh);
+        forward.request.body = Some(ClientBody::new(ClientSource::Direct(body), trailers));
     }
     match send(ingress, forward, book).await {
         Ok(response) => response.map(ResponseBody::Upstream),
@@ -295,6 +324,11 @@ fn decide(
     mut request: CanonicalRequest,
     book: &mut Book,
 ) -> Decision {
+    if request.path() == "*" {
+        let reply = reply::options();
+        book.local(&reply, ResponseFlags::NONE);
+        return Decision::Answer(reply);
+    }
     let Some(rule) = rule_for(ingress, bound, &request) else {
         return Decision::Answer(fail(book, reply::no_route()));
     };
@@ -512,6 +546,8 @@ async fn send(
         ingress.upgrade.agreed(switched);
     }
     let (mut parts, ()) = response.into_parts();
+    let trailers = Trailers::of(&book.plan().snapshot.mesh).of_answer(&parts.headers);
+    let body = body.with_trailers(trailers);
     headers::prepare_response(&mut parts.headers);
     parts.headers.insert(
         headers::SERVICE_TIME,

@@ -45,6 +45,9 @@ pub(crate) enum HeadError {
     /// The Host header is missing, or there are several.
     #[error("there is not exactly one Host header")]
     Host,
+    /// CONNECT: requests make no tunnels here, and what follows one is not HTTP.
+    #[error("CONNECT is not offered here")]
+    Connect,
     /// A chunk is malformed.
     #[error("a chunk of the body is malformed")]
     Chunk,
@@ -74,6 +77,7 @@ impl HeadError {
             Self::Field => "http1.invalid_header",
             Self::Framing => "http1.ambiguous_framing",
             Self::Host => "http1.host",
+            Self::Connect => "request.connect",
             Self::Chunk => "http1.invalid_chunk",
             Self::TooLarge => "http1.head_too_large",
             Self::TooSlow => "request_header_timeout",
@@ -204,6 +208,9 @@ fn request_line(line: &[u8]) -> Result<u8, HeadError> {
         && method.iter().copied().all(is_token)
         && !target.is_empty()
         && target.iter().all(|b| *b > 0x20 && *b != 0x7f);
+    if method == b"CONNECT" {
+        return Err(HeadError::Connect);
+    }
     match version {
         b"HTTP/1.1" if fits => Ok(1),
         b"HTTP/1.0" if fits => Ok(0),

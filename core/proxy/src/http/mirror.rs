@@ -16,7 +16,7 @@ use wayline_model::route::{Mirror, RetryPolicy};
 use wayline_model::service::AppProtocol;
 
 use super::body::{ClientBody, ClientSource};
-use super::tap::{TapReader, TapWatch};
+use super::tap::TapWatch;
 use crate::upstream::{Attempts, ClusterState, UpstreamRequest, send};
 use crate::worker::{LocalExecutor, Worker};
 
@@ -130,15 +130,18 @@ async fn broken(watch: Option<TapWatch>) {
 }
 
 fn copy(request: &UpstreamRequest, cluster: &ClusterState) -> (UpstreamRequest, Option<TapWatch>) {
-    let tap = request.body.as_ref().map(|body| body.tap());
-    let watch = tap.as_ref().map(TapReader::watch);
+    let tap = request
+        .body
+        .as_ref()
+        .map(|body| (body.tap(), body.trailers()));
+    let watch = tap.as_ref().map(|(tap, _)| tap.watch());
     let copy = UpstreamRequest {
         method: request.method.clone(),
         path: request.path.clone(),
         authority: shadow(&request.authority),
         upgrade: None,
         headers: request.headers.clone(),
-        body: tap.map(|tap| ClientBody::new(ClientSource::Tap(tap))),
+        body: tap.map(|(tap, trailers)| ClientBody::new(ClientSource::Tap(tap), trailers)),
         http2: request.http2
             || matches!(
                 cluster.cluster().protocol,

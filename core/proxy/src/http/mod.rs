@@ -12,4 +12,5 @@ pub(crate) mod reply;
 pub(crate) mod server;
 pub(crate) mod spans;
 pub(crate) mod tap;
+pub(crate) mod trailers;
 pub(crate) mod upgrade;

@@ -23,14 +23,18 @@ pub(crate) struct Failure {
 
 /// The request has several readings, or none.
 pub(crate) fn bad_request(error: &RequestError) -> Failure {
-    let details = match error {
-        RequestError::Authority(_) => "request.invalid_authority",
-        RequestError::Method(_) => "request.invalid_method",
-        RequestError::Path(_) => "request.invalid_path",
-        RequestError::Header(_) => "request.invalid_header",
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    let (status, details) = match error {
+        RequestError::Authority(_) => (BAD, "request.invalid_authority"),
+        RequestError::Method(_) => (BAD, "request.invalid_method"),
+        RequestError::Path(_) => (BAD, "request.invalid_path"),
+        RequestError::Header(_) => (BAD, "request.invalid_header"),
+        RequestError::Connect => (BAD, "request.connect"),
+        RequestError::Expectation => (StatusCode::EXPECTATION_FAILED, "request.expectation"),
     };
+    let text = status.canonical_reason().unwrap_or_default();
     Failure {
-        reply: LocalReply::text(StatusCode::BAD_REQUEST, "Bad Request", details),
+        reply: LocalReply::text(status, text, details),
         flags: ResponseFlag::DownstreamProtocolError.into(),
     }
 }
@@ -41,6 +45,11 @@ pub(crate) fn not_served() -> Failure {
         reply: LocalReply::text(StatusCode::SERVICE_UNAVAILABLE, "", "cluster_not_found"),
         flags: ResponseFlag::NoClusterFound.into(),
     }
+}
+
+/// `OPTIONS *` asks the proxy itself what it can do (RFC 9110 §9.3.7): nothing in particular.
+pub(crate) fn options() -> LocalReply {
+    LocalReply::text(StatusCode::OK, "", "server_options")
 }
 
 /// No route matches.

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wayline_telemetry::ResponseFlag;
 
-use super::book::{Book, Details};
+use super::book::{Book, Details, Sent};
 use super::exchange::{Cut, exchange};
 use super::guard::{Awaited, Guard};
 use super::head::HeadError;
@@ -279,6 +279,7 @@ async fn refuse(ingress: &Rc<Ingress>, io: &mut Io, error: HeadError) {
     book.flags.insert(ResponseFlag::DownstreamProtocolError);
     book.details = Details::Static(error.details());
     book.complete = true;
+    book.malformed(Some(Sent::default()));
     ingress
         .worker
         .refusals

@@ -74,11 +74,12 @@ impl Tracing {
     pub(crate) fn begin(
         &self,
         request: &mut CanonicalRequest,
+        mesh: &MeshSettings,
         role: ProxyRole,
         random: &Random,
     ) -> Option<Box<OpenSpan>> {
-        // Anybody may send a gateway a request id; within the mesh it is the gateway's.
-        let believe_id = role == ProxyRole::Waypoint;
-        self.tracer.begin(request, believe_id, || random.next())
+        // Anybody may tell a gateway what is sampled; within the mesh it is the gateway that says so.
+        let believe = role == ProxyRole::Waypoint || mesh.istio_compat;
+        self.tracer.begin(request, believe, || random.next())
     }
 }

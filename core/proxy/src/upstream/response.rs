@@ -12,7 +12,8 @@ use super::deadline::Deadline;
 use super::endpoint::InFlight;
 use super::h1::{Detached, H1Connection};
 use super::h2::StreamCount;
-use crate::http::body::{BodyError, clean_trailers};
+use crate::http::body::BodyError;
+use crate::http::trailers::Trailers;
 use crate::io::Io;
 
 /// A response body from upstream.
@@ -21,6 +22,7 @@ pub(crate) struct UpstreamBody {
     first: Option<Result<Frame<Bytes>, BodyError>>,
     rest: Option<Rest>,
     switched: Option<Box<Switched>>,
+    trailers: Trailers,
 }
 
 /// An HTTP/1 connection that speaks another protocol from now on.
@@ -65,6 +67,7 @@ impl UpstreamBody {
                 first: None,
                 rest: None,
                 switched: None,
+                trailers: Trailers::default(),
             };
         }
         if !matches!(lease, Lease::H1(..)) {
@@ -72,6 +75,7 @@ impl UpstreamBody {
                 first: None,
                 rest: Some(Rest::new(body, lease)),
                 switched: None,
+                trailers: Trailers::default(),
             };
         }
         let mut now = Context::from_waker(Waker::noop());
@@ -89,12 +93,14 @@ impl UpstreamBody {
                 first,
                 rest: None,
                 switched: None,
+                trailers: Trailers::default(),
             };
         }
         Self {
             first,
             rest: Some(Rest::new(body, lease)),
             switched: None,
+            trailers: Trailers::default(),
         }
     }
 
@@ -104,12 +110,19 @@ impl UpstreamBody {
             first: None,
             rest: None,
             switched: Some(Box::new(switched)),
+            trailers: Trailers::default(),
         }
     }
 
     /// The connection, if it speaks another protocol.
     pub(crate) fn take_switched(&mut self) -> Option<Box<Switched>> {
         self.switched.take()
+    }
+
+    /// With other trailers behind it than those that always pass.
+    pub(crate) fn with_trailers(mut self, trailers: Trailers) -> Self {
+        self.trailers = trailers;
+        self
     }
 
     /// What has not come by then is cut off.
@@ -131,7 +144,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(first.map(clean)));
+            return Poll::Ready(Some(first.map(|frame| clean(frame, &this.trailers))));
         }
         let Some(rest) = &mut this.rest else {
             return Poll::Ready(None);
@@ -145,7 +158,7 @@ impl Body for UpstreamBody {
                 if rest.body.is_end_stream() {
                     this.release();
                 }
-                Poll::Ready(Some(Ok(clean(frame))))
+                Poll::Ready(Some(Ok(clean(frame, &this.trailers))))
             }
             Some(Err(error)) => {
                 this.rest = None;
@@ -193,9 +206,9 @@ impl UpstreamBody {
 }
 
 /// Takes from trailers what must not arrive behind a body.
-fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+fn clean(frame: Frame<Bytes>, passing: &Trailers) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(clean_trailers(trailers)),
+        Ok(trailers) => Frame::trailers(passing.pass(trailers)),
         Err(frame) => frame,
     }
 }

@@ -47,20 +47,20 @@ impl Tracer {
     /// Takes the request into a trace: its headers name our span from now on. The span itself comes
     /// back where it is recorded.
     ///
-    /// `believe_id` says whether the request id comes from within the mesh, so that what it says of
-    /// sampling counts.
+    /// `believe` says whether the request comes from within the mesh, so that what its id and its trace
+    /// headers say of sampling counts.
     pub fn begin(
         &self,
         request: &mut CanonicalRequest,
-        believe_id: bool,
+        believe: bool,
         mut random: impl FnMut() -> u64,
     ) -> Option<Box<OpenSpan>> {
         let ours = self.provider.trace_headers;
         let incoming = Incoming::read(&request.headers, ours);
-        let sampled = match incoming.sampled {
+        let sampled = match incoming.sampled.filter(|_| believe) {
             Some(sampled) => sampled,
             None => {
-                let hint = believe_id
+                let hint = believe
                     .then(|| sampling::request_id_hint(&request.headers))
                     .flatten();
                 match hint.unwrap_or_else(|| RequestIdHint::Number(random())) {
