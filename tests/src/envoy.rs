@@ -63,6 +63,24 @@ impl Envoy {
         )
     }
 
+    /// Envoy as a gateway that answers everything itself: `/forbidden` is denied, nothing listens where
+    /// `/refused` leads, `slow` does not answer `/slow` within 200 ms, `/moved` is a redirect, and for
+    /// anything else there is no route.
+    #[must_use]
+    pub fn answering(mesh: &Mesh, slow: SocketAddr) -> Self {
+        Self::start(
+            mesh,
+            "local-replies",
+            &[
+                ("LISTEN_ADDRESS", &mesh.ip(crate::mesh::CALLER).to_string()),
+                ("LISTEN_PORT", "0"),
+                ("SLOW_ADDRESS", &slow.ip().to_string()),
+                ("SLOW_PORT", &slow.port().to_string()),
+                ("REFUSED_ADDRESS", &slow.ip().to_string()),
+            ],
+        )
+    }
+
     fn start(mesh: &Mesh, template: &str, values: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir_in(mesh.home()).unwrap().keep();
         let (file, admin) = (dir.join("envoy.yaml"), dir.join("admin"));

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -83,19 +84,122 @@ pub fn post(
     })
 }
 
-/// An HTTP/2 server that records requests and answers all alike. Ends when dropped.
+/// Makes calls in gRPC's manner on one connection, some of one message and one of many that go to and
+/// fro, until the connection takes no more; `done` counts. Every call must come to its good end.
+///
+/// # Errors
+/// Which call did not, and how.
+///
+/// # Panics
+/// When the connection is none.
+pub fn calls_until_goaway(on: std::net::TcpStream, done: &AtomicUsize) -> Result<(), String> {
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime(), async {
+        on.set_nonblocking(true).unwrap();
+        let tcp = TcpStream::from_std(on).unwrap();
+        let handshake = h2::client::handshake(tcp).await;
+        let (client, connection) = handshake.map_err(|error| error.to_string())?;
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        loop {
+            let mut calls = Vec::new();
+            for messages in [1, 1, 1, 20] {
+                let Ok(ready) = client.clone().ready().await else {
+                    return join(calls).await;
+                };
+                let number = done.fetch_add(1, Ordering::Relaxed);
+                let call = call(ready, number, messages);
+                calls.push(tokio::task::spawn_local(async move {
+                    let outcome = tokio::time::timeout(PATIENCE, call).await;
+                    let outcome = outcome.map_err(|late| late.to_string()).flatten();
+                    outcome.map_err(|error| format!("call {number}: {error}"))
+                }));
+            }
+            join(calls).await?;
+        }
+    })
+}
+
+async fn join(calls: Vec<tokio::task::JoinHandle<Result<(), String>>>) -> Result<(), String> {
+    for call in calls {
+        call.await.unwrap()?;
+    }
+    Ok(())
+}
+
+/// One call whose messages are sent one by one, each behind the echo of the last.
+async fn call(
+    mut client: h2::client::SendRequest<Bytes>,
+    number: usize,
+    messages: usize,
+) -> Result<(), String> {
+    let text = |error: h2::Error| error.to_string();
+    let mut request = Request::post(format!("http://test/call/{number}"))
+        .body(())
+        .unwrap();
+    *request.headers_mut() = headers(&[("content-type", "application/grpc"), ("te", "trailers")]);
+    let (response, mut send) = match client.send_request(request, false) {
+        Ok(sent) => sent,
+        // It was never sent: the client goes elsewhere with it.
+        Err(error) if error.is_go_away() => return Ok(()),
+        Err(error) => return Err(text(error)),
+    };
+    let message = Bytes::from(format!("message of call {number:08}"));
+    send.send_data(message.clone(), false).map_err(text)?;
+    let response = response.await.map_err(text)?;
+    if response.status() != 200 {
+        return Err(format!("{response:?}"));
+    }
+    let mut body = response.into_body();
+    for sent in 1..=messages {
+        let mut echoed = 0;
+        while echoed < message.len() {
+            let data = body.data().await.ok_or("no echo")?.map_err(text)?;
+            body.flow_control()
+                .release_capacity(data.len())
+                .map_err(text)?;
+            echoed += data.len();
+        }
+        if sent < messages {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            send.send_data(message.clone(), false).map_err(text)?;
+        }
+    }
+    send.send_data(Bytes::new(), true).map_err(text)?;
+    let rest = read(body).await.map_err(text)?;
+    match rest.trailers.get("grpc-status") {
+        Some(status) if status == "0" && rest.body.is_empty() => Ok(()),
+        other => Err(format!("ended with {other:?} and {:?}", rest.body)),
+    }
+}
+
+/// An HTTP/2 server. Ends when dropped.
 pub struct Server {
     requests: Arc<Mutex<Vec<Message>>>,
     _stop: oneshot::Sender<()>,
 }
 
 impl Server {
-    /// Starts it.
+    /// Records requests and answers all alike.
     ///
     /// # Panics
     /// When the port is taken.
     #[must_use]
     pub fn start(ip: IpAddr, port: u16, answer: Message) -> Self {
+        Self::serve(ip, port, Some(answer))
+    }
+
+    /// Sends every piece of a body back as it comes, and ends as a gRPC call that went well.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[must_use]
+    pub fn echoing(ip: IpAddr, port: u16) -> Self {
+        Self::serve(ip, port, None)
+    }
+
+    fn serve(ip: IpAddr, port: u16, answer: Option<Message>) -> Self {
         let listener = std::net::TcpListener::bind((ip, port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let requests: Arc<Mutex<Vec<Message>>> = Arc::default();
@@ -137,7 +241,7 @@ impl Server {
 
 async fn connection(
     tcp: TcpStream,
-    answer: Message,
+    answer: Option<Message>,
     recorded: Arc<Mutex<Vec<Message>>>,
 ) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(tcp).await?;
@@ -146,6 +250,9 @@ async fn connection(
         let (answer, recorded) = (answer.clone(), Arc::clone(&recorded));
         tokio::task::spawn_local(async move {
             let (head, body) = request.into_parts();
+            let Some(answer) = answer else {
+                return echo(body, respond).await;
+            };
             let mut message = read(body).await?;
             message.path = head.uri.path().to_owned();
             message.headers = head.headers;
@@ -162,6 +269,21 @@ async fn connection(
         });
     }
     poll_fn(|cx| connection.poll_closed(cx)).await
+}
+
+async fn echo(
+    mut body: RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut response = Response::new(());
+    *response.headers_mut() = headers(&[("content-type", "application/grpc")]);
+    let mut send = respond.send_response(response, false)?;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        send.send_data(data, false)?;
+    }
+    send.send_trailers(headers(&[("grpc-status", "0")]))
 }
 
 async fn read(mut body: RecvStream) -> Result<Message, h2::Error> {

@@ -6,19 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use wayline_tests::manifests;
+use wayline_tests::manifests::{self, Parent};
 use wayline_tests::{Backend, Conversation, Mesh, PATIENCE, Reply, Request, eventually, h2peer};
 
 use crate::scene::{self, ECHO, ECHO_AUTHORITY, PORT};
 
-/// How often the processes end under load, each time with luck of its own.
-const ROUNDS: usize = 5;
+/// How often the processes end under load, each time with luck of its own: a few times, or as often as
+/// `WAYLINE_DRAIN_ROUNDS` says.
+fn rounds() -> usize {
+    let wanted = std::env::var("WAYLINE_DRAIN_ROUNDS").ok();
+    wanted.map_or(4, |rounds| rounds.parse().unwrap())
+}
 
 #[test]
 fn sigterm_under_load_loses_nothing() {
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let mesh = both_entrances();
         let _backend = echoing(&mesh);
+        let _calls = h2peer::Server::echoing(mesh.ip(CALLS), PORT);
         // HTTP/2 inside a tunnel is HTTP/2 at the backend, too.
         let two = scene::service(&mesh, "two", 21);
         mesh.write("two.yaml", &manifests::file(&two));
@@ -32,6 +37,7 @@ fn sigterm_under_load_loses_nothing() {
         wayline.wait_ready();
         let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
         let tunnel_two = mesh.tunnel("default/a", "10.96.0.21:80");
+        let tunnel_calls = mesh.tunnel("default/a", "10.96.0.22:80");
         let edge = scene::edge_address(&mesh);
         let done = AtomicUsize::new(0);
         let done = &done;
@@ -57,6 +63,10 @@ fn sigterm_under_load_loses_nothing() {
             for address in [edge, tunnel_two.address] {
                 clients.push(scope.spawn(move || until_goaway(address, done)));
             }
+            for address in [edge, tunnel_calls.address] {
+                let stream = TcpStream::connect(address).unwrap();
+                clients.push(scope.spawn(move || h2peer::calls_until_goaway(stream, done)));
+            }
             clients.push(scope.spawn(move || until_refused(edge, done)));
             eventually("some load", || {
                 (done.load(Ordering::Relaxed) > 300).then_some(())
@@ -77,8 +87,10 @@ fn a_rolling_restart_of_two_instances_loses_nothing() {
     second.write("mesh.yaml", &second.logging(""));
     let mut documents = scene::echo(&first);
     documents.extend([scene::edge(&second), scene::edge_to_echo()]);
+    documents.extend(calls(&first));
     second.write("main.yaml", &manifests::file(&documents));
     let _backend = echoing(&first);
+    let _calls = h2peer::Server::echoing(first.ip(CALLS), PORT);
     let args = ["--drain-delay", "200ms"];
     let start = |mesh: &Mesh| {
         let wayline = mesh.start_with(&args);
@@ -90,6 +102,15 @@ fn a_rolling_restart_of_two_instances_loses_nothing() {
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let client = scope.spawn(|| wander(edges, &stop, &done));
+        let caller = scope.spawn(|| -> Result<(), String> {
+            let mut instance = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let stream;
+                (instance, stream) = connect(edges, instance + 1);
+                h2peer::calls_until_goaway(stream, &done)?;
+            }
+            Ok(())
+        });
         for _ in 0..2 {
             for (instance, mesh) in running.iter_mut().zip([&first, &second]) {
                 let before = done.load(Ordering::Relaxed);
@@ -103,6 +124,11 @@ fn a_rolling_restart_of_two_instances_loses_nothing() {
         }
         stop.store(true, Ordering::Relaxed);
         assert_eq!(client.join().unwrap(), Ok(()));
+        // The caller ends with its connection.
+        for instance in &running {
+            instance.process.signal("TERM");
+        }
+        assert_eq!(caller.join().unwrap(), Ok(()));
     });
 }
 
@@ -271,9 +297,27 @@ fn serve_until_closed(mut stream: TcpStream, asked: &AtomicUsize) {
 /// Waypoint and gateway for the service `echo`.
 fn both_entrances() -> Mesh {
     let mesh = scene::echo_mesh(&[]);
-    let documents = [scene::edge(&mesh), scene::edge_to_echo()];
+    let mut documents = vec![scene::edge(&mesh), scene::edge_to_echo()];
+    documents.extend(calls(&mesh));
     mesh.write("edge.yaml", &manifests::file(&documents));
     mesh
+}
+
+/// The host of the service `calls`, which speaks gRPC.
+const CALLS: u8 = 22;
+
+/// The service `calls`, and a way to it through the gateway.
+fn calls(mesh: &Mesh) -> Vec<String> {
+    let ports = [("grpc", 80, PORT)];
+    let rules = "
+- matches: [{path: {value: /call}}]
+  backendRefs: [{name: calls, port: 80}]
+";
+    vec![
+        manifests::service("default", "calls", "10.96.0.22", &ports),
+        manifests::Pod::new("calls", mesh.ip(CALLS)).yaml(),
+        manifests::route("default", "calls", Parent::Gateway("edge"), rules),
+    ]
 }
 
 /// A backend that says what it was asked for, and takes its time over `/long`.
@@ -374,20 +418,25 @@ fn until_goaway(address: SocketAddr, done: &AtomicUsize) -> Result<(), String> {
 
 /// Asks one of two instances, the other one when that says that it goes, and never twice.
 fn wander(edges: [SocketAddr; 2], stop: &AtomicBool, done: &AtomicUsize) -> Result<(), String> {
-    let connect = |from: usize| {
-        eventually("an instance that takes connections", || {
-            (0..2).find_map(|n| {
-                let instance = (from + n) % 2;
-                let stream = TcpStream::connect(edges[instance]).ok()?;
-                Some((instance, Conversation::on(stream)))
-            })
-        })
-    };
-    let (mut instance, mut conversation) = connect(0);
+    let (mut instance, stream) = connect(edges, 0);
+    let mut conversation = Conversation::on(stream);
     while !stop.load(Ordering::Relaxed) {
         if ask(&mut conversation, done)? {
-            (instance, conversation) = connect(instance + 1);
+            let stream;
+            (instance, stream) = connect(edges, instance + 1);
+            conversation = Conversation::on(stream);
         }
     }
     Ok(())
+}
+
+/// A connection to the first instance, counted from one of them, that takes any.
+fn connect(edges: [SocketAddr; 2], from: usize) -> (usize, TcpStream) {
+    eventually("an instance that takes connections", || {
+        (0..2).find_map(|n| {
+            let instance = (from + n) % 2;
+            let stream = TcpStream::connect(edges[instance]).ok()?;
+            Some((instance, stream))
+        })
+    })
 }

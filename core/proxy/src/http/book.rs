@@ -19,6 +19,7 @@ use wayline_telemetry::{
 };
 
 use super::body::ClientBody;
+use super::reply;
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Plan};
 use crate::upstream::Attempts;
@@ -173,8 +174,6 @@ impl Book {
 
     /// Notes what was asked.
     pub(crate) fn request(&mut self, request: &CanonicalRequest) {
-        self.protocol =
-            RequestProtocol::of_content_type(request.headers.get(http::header::CONTENT_TYPE));
         if self.plan.log.is_some() {
             self.log = Some(Box::new(LogPage {
                 start: SystemTime::now(),
@@ -222,8 +221,18 @@ impl Book {
         &self.plan
     }
 
-    /// Notes an answer made here.
-    pub(crate) fn local(&mut self, reply: &LocalReply, flags: ResponseFlags) {
+    /// Notes an answer made here, and gives it the shape that the client understands.
+    #[must_use]
+    pub(crate) fn local(&mut self, reply: LocalReply, flags: ResponseFlags) -> LocalReply {
+        self.note(&reply, flags);
+        match self.protocol {
+            RequestProtocol::Grpc => reply::for_grpc(reply),
+            _ => reply,
+        }
+    }
+
+    /// Notes an answer made here that goes out as it is.
+    pub(crate) fn note(&mut self, reply: &LocalReply, flags: ResponseFlags) {
         for flag in flags.iter() {
             self.flags.insert(flag);
         }

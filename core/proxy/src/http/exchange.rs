@@ -21,7 +21,7 @@ use wayline_model::request::RequestError;
 use wayline_model::route::{RouteAction, RouteRule, Routes};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
-use wayline_telemetry::{GrpcStatus, ResponseFlag, ResponseFlags};
+use wayline_telemetry::{GrpcStatus, RequestProtocol, ResponseFlag, ResponseFlags};
 
 use super::body::{BodyError, ClientBody, ClientSource};
 use super::book::{Book, Details, Sent};
@@ -50,6 +50,8 @@ pub(crate) async fn exchange(
     let (plan, bound) = ingress.in_force();
     // Boxed: it travels from here into the response body, through the codec, to its end.
     let mut book = Box::new(Book::open(&ingress, Rc::clone(&plan), bound.clone()));
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    book.protocol = RequestProtocol::of_content_type(content_type);
     let idle = ingress.worker.timers.timer();
     let patience = ingress.worker.timeouts.stream_idle;
     let answer = match bound {
@@ -224,7 +226,7 @@ async fn filtered(
         Outcome::Continue { rewritten: false } => None,
     };
     if let Some(reply) = refused {
-        book.local(&reply, ResponseFlags::NONE);
+        let reply = book.local(reply, ResponseFlags::NONE);
         return finish(run.reply::<UpstreamBody>(reply).await, book);
     }
     let request = run.with_context(|context| context.request().clone());
@@ -243,7 +245,7 @@ async fn filtered(
         Ok(Ok(response)) => finish(run.respond(response).await, book),
         Ok(Err(reply)) => finish(run.reply::<UpstreamBody>(reply).await, book),
         Err(Interrupt::Reply(reply)) => {
-            book.local(&reply, ResponseFlags::NONE);
+            let reply = book.local(reply, ResponseFlags::NONE);
             finish(run.reply::<UpstreamBody>(reply).await, book)
         }
         Err(Interrupt::Reset(details)) => Err(cut(book, details)),
@@ -326,7 +328,7 @@ fn decide(
 ) -> Decision {
     if request.path() == "*" {
         let reply = reply::options();
-        book.local(&reply, ResponseFlags::NONE);
+        book.note(&reply, ResponseFlags::NONE);
         return Decision::Answer(reply);
     }
     let Some(rule) = rule_for(ingress, bound, &request) else {
@@ -339,14 +341,14 @@ fn decide(
         && let Some(response) = cors.preflight(&request.method, &request.headers)
     {
         let reply = reply::preflight(response);
-        book.local(&reply, ResponseFlags::NONE);
+        book.note(&reply, ResponseFlags::NONE);
         return Decision::Answer(reply);
     }
     let forward = match &rule.action {
         RouteAction::Forward(forward) => forward,
         RouteAction::Redirect(redirect) => {
-            let mut reply = redirect::reply(redirect, &request, bound.place.port());
-            book.local(&reply, ResponseFlags::NONE);
+            let reply = redirect::reply(redirect, &request, bound.place.port());
+            let mut reply = book.local(reply, ResponseFlags::NONE);
             share(rule, origin(rule, &request).as_deref(), &mut reply.headers);
             return Decision::Answer(reply);
         }
@@ -563,8 +565,7 @@ async fn send(
 
 /// A filter's refusal before anybody followed the exchange.
 fn refuse(book: &mut Book, reply: LocalReply) -> Answer {
-    book.local(&reply, ResponseFlags::NONE);
-    answer(reply)
+    answer(book.local(reply, ResponseFlags::NONE))
 }
 
 fn local(book: &mut Book, failure: Failure) -> Answer {
@@ -580,8 +581,7 @@ fn stalled(book: &mut Book) -> Answer {
 }
 
 fn fail(book: &mut Book, failure: Failure) -> LocalReply {
-    book.local(&failure.reply, failure.flags);
-    failure.reply
+    book.local(failure.reply, failure.flags)
 }
 
 fn answer(reply: LocalReply) -> Answer {

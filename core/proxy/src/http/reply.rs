@@ -1,16 +1,20 @@
 //! Every way in which the data path itself ends an exchange: one table from cause to status, response
 //! flags, details and body, so that client, log and metrics never disagree. Names and texts are Envoy's.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use wayline_chain::LocalReply;
 use wayline_model::request::RequestError;
 use wayline_telemetry::{ResponseFlag, ResponseFlags};
 
 use super::body::BodyError;
 use crate::upstream::send::UpstreamError;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A cause and what it looks like from outside.
 #[derive(Debug)]
@@ -147,6 +151,49 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
         },
         flags,
     }
+}
+
+/// A reply as a gRPC client understands it: status 200 without a body, and the failure in headers
+/// ("Trailers-Only" in gRPC over HTTP/2). The code follows the status as Envoy has it
+/// (source/common/grpc/utility.cc), unless the reply names one itself.
+pub(crate) fn for_grpc(mut reply: LocalReply) -> LocalReply {
+    let code = match reply.status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    };
+    let headers = &mut reply.headers;
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers
+        .entry(GRPC_STATUS)
+        .or_insert_with(|| HeaderValue::from(code));
+    let body = std::mem::take(&mut reply.body);
+    if !body.is_empty() && !headers.contains_key(GRPC_MESSAGE) {
+        headers.insert(GRPC_MESSAGE, percent_encoded(&body));
+    }
+    reply.status = StatusCode::OK;
+    reply
+}
+
+/// gRPC's encoding of a message: what is not printable ASCII, and the percent sign, as `%XX`.
+fn percent_encoded(text: &[u8]) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => encoded.push(char::from(*byte)),
+            _ => {
+                let _infallible = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The response broke off behind its head.
