@@ -1,16 +1,58 @@
-//! Proxy-Wasm modules: what one is before anybody runs it.
+//! The Proxy-Wasm host: what a module is, and running it as a filter of a chain.
 //!
-//! This room owns what a module must look like to be hosted: its ABI version, its entry points,
-//! what it wants from the host and what we refuse ([`inspect`]). It refuses to know where a module's
-//! bytes come from. Running modules will live here as well; until then a plugin that is in force
-//! at a target is one that can not run, and its failStrategy decides ([`PluginSource`]).
+//! This room owns what a module must look like to be hosted ([`inspect`]), how modules are compiled
+//! and run ([`Engine`], [`Prepared`]), the ABI in its versions 0.1.0 to 0.2.1, instances and their
+//! limits, and each plugin as a filter ([`WasmFilter`]). It refuses to know sockets: modules reach out
+//! by the chain's `Callout`.
+//!
+//! The way of a module: bytes → [`inspect`] → [`Engine::precompile`], in a process of its own →
+//! [`Prepared::load`] → [`canary`], the plugin's verdict → [`WasmFilter`] in the chains of each core.
+//!
+//! On a core, a plugin has a seat (`seat.rs`), the one place that owns instances. An instance
+//! (`instance.rs`) is entered by a stream (`stream.rs`), which lends it the exchange for as long as a
+//! callback runs; what host functions (`hostcalls`) see of that is the `State`. Everything that a
+//! module asks for about streams goes through a `StreamControl` and happens after the callback.
+
+#![allow(dead_code, reason = "the rest of the ABI is on its way")]
 
 mod abi;
+mod book;
+mod budget;
+mod callbacks;
+mod callouts;
+mod canary;
+mod control;
+mod engine;
+mod error;
+mod fault;
+mod filter;
+mod headers;
+mod host;
+mod hostcalls;
 mod inspect;
+mod instance;
+mod memory;
+mod pairs;
+mod place;
+mod prepared;
+mod reply;
+mod seat;
 mod source;
+mod state;
+mod status;
+mod stream;
+mod ticks;
+mod trusted;
 
 pub use abi::AbiVersion;
+pub use canary::canary;
+pub use engine::Engine;
+pub use error::{EngineError, LoadError, StartError};
+pub use filter::WasmFilter;
+pub use host::{Host, HostSettings};
 pub use inspect::{
     Import, Imports, InspectError, Inspection, MAX_MODULE_BYTES, Memory, Obstacle, inspect,
 };
+pub use prepared::Prepared;
 pub use source::{PluginSource, phase};
+pub use trusted::Artifact;

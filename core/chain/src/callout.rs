@@ -15,7 +15,28 @@ use http::{HeaderMap, Request, Response};
 pub trait Callout {
     /// Sends one request and waits for the whole response. Dropping the future cancels it.
     fn call(&self, request: CalloutRequest) -> CalloutFuture;
+
+    /// Whether there is a backend of that name now.
+    fn knows(&self, backend: &str) -> bool {
+        let _ = backend;
+        false
+    }
+
+    /// Drives a filter's own task on this core until it ends. Where nothing is driven, as in benches
+    /// without a runtime, it is dropped.
+    fn spawn(&self, task: Task) {
+        drop(task);
+    }
+
+    /// Ready after that time; never where no clock is.
+    fn sleep(&self, time: Duration) -> Task {
+        let _ = time;
+        Box::pin(std::future::pending())
+    }
 }
+
+/// Something that goes on beside exchanges.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Knows no backend: for benches of filters that do not reach out.
 #[derive(Clone, Copy, Debug, Default)]

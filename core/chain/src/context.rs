@@ -8,6 +8,8 @@ use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
 use wayline_model::workload::Workload;
 
+use crate::filter::ResponseHead;
+
 /// The connection or tunnel stream that a request came on: made once, shared by its requests.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -46,6 +48,10 @@ pub struct RequestContext {
     pub details: Option<Arc<str>>,
     /// What dry-run policies would have said, for logs and metrics.
     pub shadow_denied_by: Option<Arc<str>>,
+    /// The response head while its body and trailers are told: edits count as long as a filter holds
+    /// it up. Once it was sent it is what was sent, and stays to the end; only where a filter of the
+    /// chain needs response headers.
+    pub response: Option<ResponseHead>,
 }
 
 impl RequestContext {
@@ -61,6 +67,7 @@ impl RequestContext {
             end_of_stream,
             details: None,
             shadow_denied_by: None,
+            response: None,
         }
     }
 

@@ -40,7 +40,6 @@ pub(crate) struct Exchange {
     request_ended: Option<Arc<str>>,
     /// Who waits for the response, or sends it.
     waiting: Option<Waker>,
-    sent_headers: Option<HeaderMap>,
     sent_status: Option<StatusCode>,
 }
 
@@ -81,7 +80,6 @@ impl Exchange {
             interrupt: None,
             request_ended: None,
             waiting: None,
-            sent_headers: None,
             sent_status: None,
         };
         exchange.request.bodiless = end;
@@ -384,7 +382,10 @@ impl Exchange {
         self.stage = Stage::Sent;
         self.sent_status = Some(head.status);
         if self.needs.response_headers {
-            self.sent_headers = Some(head.headers.clone());
+            self.context.response = Some(ResponseHead {
+                status: head.status,
+                headers: head.headers.clone(),
+            });
         }
     }
 
@@ -399,7 +400,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let summary = Summary {
             status: self.sent_status,
-            response_headers: self.sent_headers.as_ref(),
             request_bytes: self.request.taken,
             response_bytes: self.response.handed,
         };

@@ -199,7 +199,7 @@ pub trait StreamFilter {
     }
 
     /// The exchange is over. Called exactly once, whatever happened, in chain order.
-    fn complete(&mut self, context: &mut RequestContext, summary: &Summary<'_>) {
+    fn complete(&mut self, context: &mut RequestContext, summary: &Summary) {
         let _ = (context, summary);
     }
 }
@@ -310,11 +310,9 @@ pub struct ResponseHead {
 
 /// How an exchange ended, for [`StreamFilter::complete`].
 #[derive(Debug)]
-pub struct Summary<'a> {
+pub struct Summary {
     /// Status sent; `None` when the client got no response head.
     pub status: Option<StatusCode>,
-    /// Response headers sent; kept only where a filter of the chain needs response headers.
-    pub response_headers: Option<&'a HeaderMap>,
     /// Body bytes taken from the client.
     pub request_bytes: u64,
     /// Body bytes handed to the client.

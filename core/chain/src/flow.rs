@@ -434,11 +434,14 @@ impl Visit<'_> {
         }
         append(&mut station.held, more);
         station.told_end = end;
+        self.show_head();
         let (stream, body) = (&mut self.slot.stream, &mut station.held);
-        Ok(match self.direction {
+        let step = match self.direction {
             Direction::Request => stream.request_body(self.context, body, end),
             Direction::Response => stream.response_body(self.context, body, end),
-        })
+        };
+        self.take_head_back();
+        Ok(step)
     }
 
     fn tell_trailers(&mut self, station: &mut Station) -> Step {
@@ -446,10 +449,28 @@ impl Visit<'_> {
         let End::Trailers(trailers) = &mut station.arrival.end else {
             return Step::Continue;
         };
+        self.show_head();
         let (stream, body) = (&mut self.slot.stream, &mut station.held);
-        match self.direction {
+        let step = match self.direction {
             Direction::Request => stream.request_trailers(self.context, body, trailers),
             Direction::Response => stream.response_trailers(self.context, body, trailers),
+        };
+        self.take_head_back();
+        step
+    }
+
+    /// Lets a filter edit the response head while it is told what follows it.
+    fn show_head(&mut self) {
+        if let Some(head) = &mut self.head {
+            self.context.response = Some(std::mem::take(*head));
+        }
+    }
+
+    fn take_head_back(&mut self) {
+        if let Some(head) = &mut self.head
+            && let Some(shown) = self.context.response.take()
+        {
+            **head = shown;
         }
     }
 }

@@ -20,7 +20,7 @@ mod flow;
 pub mod runner;
 
 pub use body::{BodyError, FilteredRequest, FilteredResponse};
-pub use callout::{Callout, CalloutError, CalloutFuture, CalloutRequest, NoCallout};
+pub use callout::{Callout, CalloutError, CalloutFuture, CalloutRequest, NoCallout, Task};
 pub use chain::{Chain, Opened, Started};
 pub use context::{Connection, RequestContext};
 pub use filter::{

@@ -6,13 +6,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Body;
-use wayline_chain::{Callout, CalloutError, CalloutFuture, CalloutRequest};
+use wayline_chain::{Callout, CalloutError, CalloutFuture, CalloutRequest, Task};
 use wayline_model::Snapshot;
 use wayline_model::route::RetryPolicy;
 use wayline_model::service::{AppProtocol, Cluster, ClusterId};
@@ -21,7 +22,7 @@ use crate::http::body::{ClientBody, ClientSource};
 use crate::http::trailers::Trailers;
 use crate::upstream::send::{self, UpstreamError};
 use crate::upstream::{Attempts, UpstreamBody, UpstreamRequest};
-use crate::worker::Worker;
+use crate::worker::{LocalExecutor, Worker};
 
 /// The port by which this core's filters reach out.
 pub(crate) struct UpstreamCallout {
@@ -47,6 +48,25 @@ impl Callout for UpstreamCallout {
                 .await
                 .unwrap_or(Err(CalloutError::Timeout))
         })
+    }
+
+    fn knows(&self, backend: &str) -> bool {
+        let Some(worker) = self.worker.upgrade() else {
+            return false;
+        };
+        let plan = worker.plan();
+        plan.clusters.find(&plan.snapshot, backend).is_some()
+    }
+
+    fn spawn(&self, task: Task) {
+        // Without its worker the core is ending, and nothing is driven any more.
+        if self.worker.strong_count() > 0 {
+            LocalExecutor::spawn(task);
+        }
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        Box::pin(tokio::time::sleep(time))
     }
 }
 

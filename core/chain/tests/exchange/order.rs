@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use wayline_chain::bench::{Bench, Head, Request, chain_of};
 use wayline_chain::{
     Begin, Filter, LocalReply, Needs, Phase, Placed, RequestContext, Step, StreamFilter, Summary,
@@ -151,7 +151,7 @@ fn an_exchange_that_is_dropped_midway_is_completed_once_even_if_a_filter_panics(
         }
     }
     impl StreamFilter for Panics {
-        fn complete(&mut self, _: &mut RequestContext, _: &Summary<'_>) {
+        fn complete(&mut self, _: &mut RequestContext, _: &Summary) {
             panic!("on purpose");
         }
     }
@@ -195,8 +195,9 @@ fn the_summary_shows_the_response_headers_that_were_sent() {
         }
     }
     impl StreamFilter for Watches {
-        fn complete(&mut self, _: &mut RequestContext, summary: &Summary<'_>) {
-            self.0.set(summary.response_headers.map(HeaderMap::len));
+        fn complete(&mut self, context: &mut RequestContext, _: &Summary) {
+            self.0
+                .set(context.response.as_ref().map(|sent| sent.headers.len()));
         }
     }
     let seen = Rc::new(Cell::new(None));

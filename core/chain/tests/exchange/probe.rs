@@ -194,7 +194,7 @@ impl StreamFilter for Probe {
         }
     }
 
-    fn complete(&mut self, _: &mut RequestContext, summary: &Summary<'_>) {
+    fn complete(&mut self, _: &mut RequestContext, summary: &Summary) {
         self.say(format_args!(
             "complete {:?} {} {}",
             summary.status.map(|status| status.as_u16()),

@@ -1,0 +1,223 @@
+//! What is counted and remembered per plugin, over all of its instances on all cores.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wayline_telemetry::Throttle;
+
+use crate::callbacks::Callback;
+use crate::fault::TrapKind;
+
+/// The book of one plugin.
+pub(crate) struct PluginBook {
+    /// `<namespace>.<name>`.
+    pub(crate) name: Arc<str>,
+    /// Keeps the log short.
+    pub(crate) throttle: Throttle,
+    traps: [AtomicU64; TrapKind::ALL.len()],
+    started: AtomicU64,
+    refused: AtomicU64,
+    bypassed: AtomicU64,
+    pub(crate) dropped_log_bytes: AtomicU64,
+    callouts: [AtomicU64; CalloutResult::ALL.len()],
+    ledger: Mutex<Ledger>,
+    log: Mutex<LogQuota>,
+}
+
+/// What instances counted.
+#[derive(Default)]
+struct Ledger {
+    open: Vec<Arc<InstanceBook>>,
+    closed: Totals,
+}
+
+/// Counts of one instance, written by its core alone.
+#[derive(Default)]
+pub(crate) struct InstanceBook {
+    calls: [AtomicU64; Callback::ALL.len()],
+    nanoseconds: [AtomicU64; Callback::ALL.len()],
+    memory: AtomicU64,
+}
+
+/// Sums over instances.
+#[derive(Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) calls: [u64; Callback::ALL.len()],
+    pub(crate) nanoseconds: [u64; Callback::ALL.len()],
+    pub(crate) memory: u64,
+    pub(crate) instances: u64,
+}
+
+/// How a callout ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum CalloutResult {
+    Success,
+    Failure,
+    Timeout,
+    Refused,
+}
+
+impl CalloutResult {
+    pub(crate) const ALL: [Self; 4] = [Self::Success, Self::Failure, Self::Timeout, Self::Refused];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// How many bytes may still be logged.
+struct LogQuota {
+    since: Option<Instant>,
+    left: u32,
+}
+
+impl PluginBook {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            throttle: Throttle::per_minute(),
+            traps: Default::default(),
+            started: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            bypassed: AtomicU64::new(0),
+            dropped_log_bytes: AtomicU64::new(0),
+            callouts: Default::default(),
+            ledger: Mutex::default(),
+            log: Mutex::new(LogQuota {
+                since: None,
+                left: 0,
+            }),
+        }
+    }
+
+    /// A new instance opens its own book.
+    pub(crate) fn open(&self) -> Arc<InstanceBook> {
+        let book = Arc::new(InstanceBook::default());
+        self.started.fetch_add(1, Ordering::Relaxed);
+        self.ledger().open.push(Arc::clone(&book));
+        book
+    }
+
+    /// An instance is gone.
+    pub(crate) fn close(&self, book: &Arc<InstanceBook>) {
+        let ledger = &mut *self.ledger();
+        ledger.open.retain(|open| !Arc::ptr_eq(open, book));
+        ledger.closed.add(book);
+    }
+
+    pub(crate) fn trap(&self, kind: TrapKind) {
+        self.traps[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn traps(&self, kind: TrapKind) -> u64 {
+        self.traps[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// A stream was refused because the plugin could not work.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream passed although the plugin could not work.
+    pub(crate) fn bypassed(&self) {
+        self.bypassed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn callout(&self, result: CalloutResult) {
+        self.callouts[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn callouts(&self, result: CalloutResult) -> u64 {
+        self.callouts[result as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let ledger = self.ledger();
+        let mut totals = ledger.closed.clone();
+        totals.instances = ledger.open.len() as u64;
+        for book in &ledger.open {
+            totals.add(book);
+            totals.memory += book.memory.load(Ordering::Relaxed);
+        }
+        totals
+    }
+
+    /// Whether so many bytes may be logged now, of `per_second`.
+    pub(crate) fn may_log(&self, bytes: usize, per_second: u32) -> bool {
+        let now = Instant::now();
+        let mut quota = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = |since: Instant| now.saturating_duration_since(since) < Duration::from_secs(1);
+        if !quota.since.is_some_and(spent) {
+            quota.since = Some(now);
+            quota.left = per_second;
+        }
+        let left = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| quota.left.checked_sub(bytes));
+        match left {
+            Some(left) => {
+                quota.left = left;
+                true
+            }
+            None => {
+                self.dropped_log_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InstanceBook {
+    /// One more call.
+    pub(crate) fn called(&self, callback: Callback) {
+        add(&self.calls[callback as usize], 1);
+    }
+
+    /// One call in [`SAMPLED`] took so long.
+    pub(crate) fn took(&self, callback: Callback, time: Duration, weight: u64) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        add(
+            &self.nanoseconds[callback as usize],
+            nanoseconds.saturating_mul(weight),
+        );
+    }
+
+    pub(crate) fn remember_memory(&self, bytes: usize) {
+        self.memory.store(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// One call in so many is timed, and counts for all of them.
+pub(crate) const SAMPLED: u64 = 16;
+
+impl Totals {
+    fn add(&mut self, book: &InstanceBook) {
+        for index in 0..Callback::ALL.len() {
+            self.calls[index] += book.calls[index].load(Ordering::Relaxed);
+            self.nanoseconds[index] += book.nanoseconds[index].load(Ordering::Relaxed);
+        }
+    }
+}
+
+/// There is one writer: no read-modify-write is needed.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(more),
+        Ordering::Relaxed,
+    );
+}

@@ -1,0 +1,101 @@
+//! What all instances of the process share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use wayline_model::plugin::{EnvironmentValue, Plugin};
+
+use crate::book::PluginBook;
+use crate::engine::{Engine, Ticking};
+
+/// How the process lets modules run.
+#[derive(Clone, Debug, Default)]
+pub struct HostSettings {
+    /// Names of this process's environment variables that plugins may read (`valueFrom: HOST`).
+    pub host_environment: Vec<String>,
+}
+
+/// The host of all plugins: one per process.
+pub struct Host {
+    engine: Engine,
+    settings: HostSettings,
+    books: Mutex<HashMap<Arc<str>, Arc<PluginBook>>>,
+    started: Instant,
+    /// Runs as long as plugins may.
+    _clock: Arc<Ticking>,
+}
+
+impl Host {
+    /// A host that runs modules in `engine`, which must be one [for running](Engine::for_running). Its
+    /// clock ticks as long as it lives: make it when the first plugin comes.
+    #[must_use]
+    pub fn new(engine: Engine, settings: HostSettings) -> Arc<Self> {
+        Arc::new(Self {
+            _clock: engine.ticking(),
+            engine,
+            started: Instant::now(),
+            settings,
+            books: Mutex::default(),
+        })
+    }
+
+    /// The engine, for [`crate::Prepared::load`].
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The book of a plugin, by its name: it outlives changes of its configuration.
+    pub(crate) fn book(&self, plugin: &Plugin) -> Arc<PluginBook> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = books
+            .entry(Arc::clone(&plugin.name))
+            .or_insert_with(|| Arc::new(PluginBook::new(Arc::clone(&plugin.name))));
+        Arc::clone(book)
+    }
+
+    /// Time since the host was made: the modules' monotonic clock.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A plugin's environment as `NAME=value`.
+    pub(crate) fn environment(&self, plugin: &Plugin) -> Arc<[String]> {
+        let variables = plugin.environment.iter();
+        variables
+            .filter_map(|(name, value)| match value {
+                EnvironmentValue::Inline(value) => Some(format!("{name}={value}")),
+                EnvironmentValue::Host => self.host_variable(&plugin.name, name),
+            })
+            .collect()
+    }
+
+    fn host_variable(&self, plugin: &str, name: &str) -> Option<String> {
+        if !self
+            .settings
+            .host_environment
+            .iter()
+            .any(|allowed| allowed == name)
+        {
+            tracing::warn!(
+                plugin,
+                variable = name,
+                "the plugin asks for a variable of the host that is not on the allow-list: it gets none"
+            );
+            return None;
+        }
+        std::env::var(name)
+            .ok()
+            .map(|value| format!("{name}={value}"))
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("engine", &self.engine)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

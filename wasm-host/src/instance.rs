@@ -1,0 +1,462 @@
+//! One running module: its store, its callbacks, and the streams inside.
+//!
+//! An instance belongs to one core and is entered by one caller at a time. What it is asked to do
+//! while it runs (resume a stream, answer it, reach out) is remembered and done afterwards: nobody
+//! calls into a module from within a call.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use wasmtime::Store;
+use wayline_chain::{Callout, RequestContext};
+use wayline_model::plugin::Plugin;
+
+use crate::book::{PluginBook, SAMPLED};
+use crate::budget::{self, Budget};
+use crate::callbacks::{Callback, Callbacks, bind};
+use crate::callouts::{Callouts, Delivery};
+use crate::control::StreamControl;
+use crate::error::StartError;
+use crate::fault::{Exit, Fault};
+use crate::host::Host;
+use crate::prepared::{Entry, Prepared};
+use crate::seat::is_thread_ending;
+use crate::state::{Exchange, Limits, ROOT, State};
+
+/// What instances are made from.
+#[derive(Clone)]
+pub(crate) struct Recipe {
+    pub(crate) host: Arc<Host>,
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) book: Arc<PluginBook>,
+    pub(crate) callout: Rc<dyn Callout>,
+}
+
+/// Where an instance is found by tasks that it may not outlive.
+pub(crate) type Home = Rc<RefCell<Weak<Instance>>>;
+
+/// A running module.
+pub(crate) struct Instance {
+    running: RefCell<Option<Running>>,
+    alive: Cell<bool>,
+    /// Streams that came to their end in it.
+    pub(crate) finished: Cell<u64>,
+}
+
+/// The instance from within.
+pub(crate) struct Running {
+    store: Store<State>,
+    callbacks: Callbacks,
+    /// Calls so far, by which some are chosen to be timed.
+    calls: u64,
+    next_stream: u32,
+}
+
+/// The instance has trapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead;
+
+/// How long a root that is not done yet may take to end its work.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+impl Instance {
+    /// Instantiates the module and takes it through its start and configuration.
+    pub(crate) fn start(recipe: &Recipe) -> Result<Rc<Self>, StartError> {
+        let home = Home::default();
+        let running = Running::start(recipe, Rc::clone(&home))?;
+        let instance = Rc::new(Self::of(running));
+        *home.borrow_mut() = Rc::downgrade(&instance);
+        Ok(instance)
+    }
+
+    /// Whether it has not trapped.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    /// Does something inside. A fault ends the instance and every stream in it.
+    pub(crate) fn enter<R>(
+        &self,
+        visit: impl FnOnce(&mut Running) -> Result<R, Fault>,
+    ) -> Result<R, Dead> {
+        if !self.alive.get() {
+            return Err(Dead);
+        }
+        let mut running = self.running.try_borrow_mut().map_err(|_| Dead)?;
+        let inside = running.as_mut().ok_or(Dead)?;
+        // False until it went well: should our own code panic in there, nobody enters again.
+        self.alive.set(false);
+        let result = visit(inside);
+        if let Ok(result) = result {
+            self.alive.set(true);
+            return Ok(result);
+        }
+        let streams: Vec<_> = inside.state().streams.values().cloned().collect();
+        drop(running);
+        for stream in streams {
+            stream.wake_all();
+        }
+        Err(Dead)
+    }
+
+    /// A callout has ended: its stream takes it where it waits, else the module hears of it at once.
+    pub(crate) fn deliver(&self, delivery: Delivery) {
+        // A dead instance has no streams that could still wait for it.
+        let _: Result<(), Dead> = self.enter(|running| {
+            let owner = running.state().callouts.owner(&delivery);
+            let stream = running.state().streams.get(&owner).cloned();
+            match stream {
+                Some(stream) if stream.is_paused() => stream.deliver(delivery),
+                _ => running.deliver(delivery)?,
+            }
+            Ok(())
+        });
+    }
+
+    fn of(running: Running) -> Self {
+        Self {
+            running: RefCell::new(Some(running)),
+            alive: Cell::new(true),
+            finished: Cell::new(0),
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let alive = self.alive.get();
+        let Some(mut running) = self.running.get_mut().take() else {
+            return;
+        };
+        let alive = alive && !is_thread_ending();
+        if alive
+            && !std::mem::replace(&mut running.state_mut().retiring, true)
+            && let Ok(false) = running.done(ROOT)
+        {
+            running.retire();
+            return;
+        }
+        if alive {
+            running.delete(ROOT).ok();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let state = self.store.data();
+        state.book.close(&state.tally);
+    }
+}
+
+impl Running {
+    fn start(recipe: &Recipe, home: Home) -> Result<Self, StartError> {
+        let prepared = &recipe.prepared;
+        let mut store = Store::new(prepared.engine.inner(), state(recipe, home)?);
+        store.limiter(|state| &mut state.limits);
+        budget::install(&mut store);
+        budget::grant(&mut store, recipe.plugin.limits.background);
+        let book = Arc::clone(&recipe.book);
+        let trap = |error: wasmtime::Error| {
+            let fault = Fault::new(&book, Callback::entry, &error, None);
+            StartError::Trap {
+                callback: fault.callback.name(),
+                reason: fault.reason,
+            }
+        };
+        let instance = match prepared.pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) if error.is::<wasmtime::Trap>() => return Err(trap(error)),
+            Err(error) => return Err(StartError::Instantiate(format!("{error:#}").into())),
+        };
+        let memory = instance
+            .get_module_export(&mut store, &prepared.memory)
+            .and_then(wasmtime::Extern::into_memory);
+        store.data_mut().memory = memory;
+        store.data_mut().allocator =
+            Some(bind(&prepared.allocator, &instance, &mut store).map_err(trap)?);
+        enter_module(&prepared.entry, &instance, &mut store).map_err(trap)?;
+        let callbacks = Callbacks::of(&prepared.exported, &instance, &mut store).map_err(trap)?;
+        let mut running = Self {
+            store,
+            callbacks,
+            calls: 0,
+            next_stream: ROOT,
+        };
+        running.configure()?;
+        Ok(running)
+    }
+
+    /// Makes the root context, and tells it its configuration.
+    fn configure(&mut self) -> Result<(), StartError> {
+        let trap = |fault: Fault| StartError::Trap {
+            callback: fault.callback.name(),
+            reason: fault.reason,
+        };
+        self.create(ROOT, 0).map_err(trap)?;
+        let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let vm_size = 0;
+        let started = self.call(Callback::vm_start, ROOT, |callbacks, store| {
+            Some(callbacks.vm_start.as_ref()?.call(store, (ROOT, vm_size)))
+        });
+        if started.map_err(trap)? == Some(0) {
+            return Err(StartError::Refused {
+                callback: Callback::vm_start.name(),
+            });
+        }
+        let size = size(&self.state().plugin.configuration);
+        let configured = self.call(Callback::configure, ROOT, |callbacks, store| {
+            Some(callbacks.configure.as_ref()?.call(store, (ROOT, size)))
+        });
+        if configured.map_err(trap)? == Some(0) {
+            return Err(StartError::Refused {
+                callback: Callback::configure.name(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets the root end its work: callouts and ticks go on reaching it at its old home.
+    fn retire(self) {
+        let state = self.state();
+        let (callout, home) = (Rc::clone(&state.callout), Rc::clone(&state.callouts.home));
+        let done = Rc::clone(&state.done);
+        let farewell = Rc::new(Instance::of(self));
+        *home.borrow_mut() = Rc::downgrade(&farewell);
+        let mut time = callout.sleep(FAREWELL);
+        callout.spawn(Box::pin(async move {
+            poll_fn(|task| match done.poll(task) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => time.as_mut().poll(task),
+            })
+            .await;
+            drop(farewell);
+        }));
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        self.store.data()
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut State {
+        self.store.data_mut()
+    }
+
+    /// Calls into the module, within its budget. Nothing where the callback is not exported.
+    pub(crate) fn call<R>(
+        &mut self,
+        callback: Callback,
+        context: u32,
+        call: impl FnOnce(&Callbacks, &mut Store<State>) -> Option<wasmtime::Result<R>>,
+    ) -> Result<Option<R>, Fault> {
+        let state = self.store.data_mut();
+        state.enter(callback, context);
+        let granted = if callback.is_on_request_path() {
+            state.plugin.limits.callback
+        } else {
+            state.plugin.limits.background
+        };
+        budget::grant(&mut self.store, granted);
+        self.calls = self.calls.wrapping_add(1);
+        let begin = self.calls.is_multiple_of(SAMPLED).then(Instant::now);
+        let Some(result) = call(&self.callbacks, &mut self.store) else {
+            return Ok(None);
+        };
+        let state = self.store.data_mut();
+        state.tally.called(callback);
+        if let Some(begin) = begin {
+            state.tally.took(callback, begin.elapsed(), SAMPLED);
+            state.tally.remember_memory(state.limits.used);
+        }
+        let error = match result {
+            Ok(result) => return Ok(Some(result)),
+            Err(error) => error,
+        };
+        let request_id = state.exchange.context.request().headers.get("x-request-id");
+        let request_id = request_id.and_then(|id| id.to_str().ok());
+        Err(Fault::new(&state.book, callback, &error, request_id))
+    }
+
+    /// Makes a context for a stream.
+    pub(crate) fn open(&mut self, control: &Rc<StreamControl>) -> Result<u32, Fault> {
+        let id = self.next_id();
+        self.store.data_mut().streams.insert(id, Rc::clone(control));
+        self.create(id, ROOT)?;
+        Ok(id)
+    }
+
+    /// Ends a stream's context.
+    pub(crate) fn close(&mut self, id: u32) -> Result<(), Fault> {
+        let ended = self.end(id);
+        self.store.data_mut().streams.remove(&id);
+        ended
+    }
+
+    fn end(&mut self, id: u32) -> Result<(), Fault> {
+        self.call(Callback::log, id, |callbacks, store| {
+            Some(callbacks.log.as_ref()?.call(store, id))
+        })?;
+        self.done(id)?;
+        self.delete(id)
+    }
+
+    /// Hands an exchange to the module, until [`Running::restore`].
+    pub(crate) fn lend(&mut self, owner: u32, context: &mut RequestContext) {
+        let exchange = &mut self.store.data_mut().exchange;
+        exchange.owner = owner;
+        std::mem::swap(&mut exchange.context, context);
+    }
+
+    /// Takes the exchange back.
+    pub(crate) fn restore(&mut self, context: &mut RequestContext) {
+        let exchange = &mut self.store.data_mut().exchange;
+        exchange.owner = 0;
+        std::mem::swap(&mut exchange.context, context);
+    }
+
+    /// Tells the module how a callout ended.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) -> Result<(), Fault> {
+        let Some(event) = self.store.data_mut().callouts.accept(delivery) else {
+            return Ok(());
+        };
+        let state = self.store.data_mut();
+        if let Some(stream) = state.streams.get(&event.owner) {
+            stream.callouts.set(stream.callouts.get().saturating_sub(1));
+        }
+        let told = self.call(Callback::http_call_response, ROOT, |callbacks, store| {
+            let callback = callbacks.http_call_response.as_ref()?;
+            let params = (ROOT, event.token, event.headers, event.body, event.trailers);
+            Some(callback.call(store, params))
+        });
+        self.store.data_mut().callouts.forget();
+        told.map(drop)
+    }
+
+    fn create(&mut self, id: u32, parent: u32) -> Result<(), Fault> {
+        self.call(Callback::context_create, id, |callbacks, store| {
+            Some(callbacks.context_create.as_ref()?.call(store, (id, parent)))
+        })
+        .map(drop)
+    }
+
+    /// Whether that context is done.
+    fn done(&mut self, id: u32) -> Result<bool, Fault> {
+        let done = self.call(Callback::done, id, |callbacks, store| {
+            Some(callbacks.done.as_ref()?.call(store, id))
+        })?;
+        Ok(done != Some(0))
+    }
+
+    fn delete(&mut self, id: u32) -> Result<(), Fault> {
+        self.call(Callback::delete, id, |callbacks, store| {
+            Some(callbacks.delete.as_ref()?.call(store, id))
+        })
+        .map(drop)
+    }
+
+    fn next_id(&mut self) -> u32 {
+        loop {
+            self.next_stream = self.next_stream.wrapping_add(1).max(ROOT + 1);
+            if !self.store.data().streams.contains_key(&self.next_stream) {
+                return self.next_stream;
+            }
+        }
+    }
+}
+
+impl Callback {
+    /// Whether a request waits for it.
+    fn is_on_request_path(self) -> bool {
+        !matches!(
+            self,
+            Self::entry
+                | Self::vm_start
+                | Self::validate_configuration
+                | Self::configure
+                | Self::tick
+                | Self::queue_ready
+        )
+    }
+}
+
+fn state(recipe: &Recipe, home: Home) -> Result<State, StartError> {
+    let limits = &recipe.plugin.limits;
+    Ok(State {
+        memory: None,
+        allocator: None,
+        allocating: false,
+        trapped: None,
+        limits: Limits {
+            memory: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+            refused: false,
+            used: 0,
+        },
+        budget: Budget::default(),
+        scratch: Vec::new(),
+        host: Arc::clone(&recipe.host),
+        plugin: Arc::clone(&recipe.plugin),
+        tally: recipe.book.open(),
+        book: Arc::clone(&recipe.book),
+        abi: recipe.prepared.abi(),
+        callout: Rc::clone(&recipe.callout),
+        callback: Callback::entry,
+        current: 0,
+        effective: 0,
+        streams: FxHashMap::default(),
+        exchange: Exchange::nobodys()?,
+        callouts: Callouts::new(home),
+        status: (0, Bytes::new()),
+        arguments: Bytes::new(),
+        tick_period: 0,
+        ticking: false,
+        retiring: false,
+        done: Rc::default(),
+        environment: recipe.host.environment(&recipe.plugin),
+        drew_randomness: false,
+    })
+}
+
+fn enter_module(
+    entry: &Entry,
+    instance: &wasmtime::Instance,
+    store: &mut Store<State>,
+) -> wasmtime::Result<()> {
+    match entry {
+        Entry::Reactor {
+            initialize,
+            main,
+            main_void,
+        } => {
+            let function = bind::<(), ()>(initialize, instance, store)?;
+            leave(function.call(&mut *store, ()))?;
+            if let Some(main) = main {
+                let function = bind::<(u32, u32), u32>(main, instance, store)?;
+                leave(function.call(&mut *store, (0, 0)).map(drop))?;
+            } else if let Some(main) = main_void {
+                let function = bind::<(), u32>(main, instance, store)?;
+                leave(function.call(&mut *store, ()).map(drop))?;
+            }
+            Ok(())
+        }
+        Entry::Command(start) => {
+            let function = bind::<(), ()>(start, instance, store)?;
+            leave(function.call(&mut *store, ()))
+        }
+        Entry::None => Ok(()),
+    }
+}
+
+/// `proc_exit(0)` is a way to end a start function.
+fn leave(result: wasmtime::Result<()>) -> wasmtime::Result<()> {
+    match result {
+        Err(error) if matches!(error.downcast_ref(), Some(Exit(0))) => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,213 @@
+//! Where a plugin sits on a core: the one place that owns instances.
+//!
+//! A seat has one instance at a time, which streams share (or none, where each stream has its own). It
+//! replaces one that died, unless instances die without having served anybody, again and again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use wayline_chain::Callout;
+use wayline_model::plugin::{Isolation, Plugin, PluginKey};
+
+use crate::error::StartError;
+use crate::host::Host;
+use crate::instance::{Instance, Recipe};
+use crate::prepared::Prepared;
+
+/// A plugin on this core.
+pub(crate) struct Seat {
+    pub(crate) recipe: Recipe,
+    current: RefCell<Option<Rc<Instance>>>,
+    crashes: Cell<Crashes>,
+}
+
+/// No instance can be had now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unavailable;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Crashes {
+    /// Instances in a row that died before any stream came to its end in them.
+    barren: u32,
+    /// No instance is started before.
+    not_before: Option<Instant>,
+    /// Time spent on starting instances since then.
+    spent: Option<(Instant, Duration)>,
+}
+
+/// Shortest and longest pause between two attempts to start an instance.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Of each second, how much of a core's time may go into starting instances.
+const START_SHARE: Duration = Duration::from_millis(50);
+
+/// How long a seat stays that no chain uses: chains are made anew when configuration changes, and the
+/// plugin's state is to survive that.
+const GRACE: Duration = Duration::from_secs(60);
+
+type Key = (PluginKey, [u8; 32]);
+
+thread_local! {
+    static SEATS: RefCell<FxHashMap<Key, Rc<Seat>>> = RefCell::default();
+}
+
+impl Seat {
+    /// The seat of a plugin on this core; its first user makes it and starts its instance.
+    pub(crate) fn of(
+        host: &Arc<Host>,
+        prepared: &Arc<Prepared>,
+        plugin: &Arc<Plugin>,
+        callout: &Rc<dyn Callout>,
+    ) -> Rc<Self> {
+        let key = (plugin.key, *prepared.fingerprint());
+        let known = SEATS.with_borrow(|seats| seats.get(&key).cloned());
+        if let Some(seat) = known
+            && Arc::ptr_eq(&seat.recipe.host, host)
+        {
+            return seat;
+        }
+        let seat = Rc::new(Self::new(Recipe {
+            host: Arc::clone(host),
+            prepared: Arc::clone(prepared),
+            plugin: Arc::clone(plugin),
+            book: host.book(plugin),
+            callout: Rc::clone(callout),
+        }));
+        SEATS.with_borrow_mut(|seats| seats.insert(key, Rc::clone(&seat)));
+        callout.spawn(Box::pin(keep(
+            key,
+            Rc::downgrade(&seat),
+            Rc::clone(callout),
+        )));
+        if plugin.isolation == Isolation::Plugin {
+            // A failure is told by the first stream.
+            seat.instance().ok();
+        }
+        seat
+    }
+
+    fn new(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            current: RefCell::default(),
+            crashes: Cell::default(),
+        }
+    }
+
+    /// An instance for a stream.
+    pub(crate) fn instance(&self) -> Result<Rc<Instance>, Unavailable> {
+        let mut current = self.current.borrow_mut();
+        if let Some(instance) = &*current {
+            if instance.is_alive() {
+                return Ok(Rc::clone(instance));
+            }
+            self.mourn(instance);
+        }
+        *current = None;
+        let instance = self.start()?;
+        if self.recipe.plugin.isolation == Isolation::Plugin {
+            *current = Some(Rc::clone(&instance));
+        }
+        Ok(instance)
+    }
+
+    /// A stream has left its instance.
+    pub(crate) fn left(&self, instance: &Instance) {
+        if self.recipe.plugin.isolation == Isolation::Stream && !instance.is_alive() {
+            self.mourn(instance);
+        }
+    }
+
+    fn mourn(&self, instance: &Instance) {
+        let mut crashes = self.crashes.get();
+        if instance.finished.get() > 0 {
+            crashes.barren = 0;
+        } else {
+            crashes.barren += 1;
+            if crashes.barren > 1 {
+                let pause = backoff(crashes.barren - 2);
+                crashes.not_before = Some(Instant::now() + pause);
+            }
+        }
+        self.crashes.set(crashes);
+    }
+
+    fn start(&self) -> Result<Rc<Instance>, Unavailable> {
+        let mut crashes = self.crashes.get();
+        let begin = Instant::now();
+        if crashes.not_before.is_some_and(|time| begin < time) || !crashes.may_spend(begin) {
+            return Err(Unavailable);
+        }
+        let started = Instance::start(&self.recipe);
+        if let Some((_, spent)) = &mut crashes.spent {
+            *spent += begin.elapsed();
+        }
+        if let Err(error) = &started {
+            self.report(error);
+            crashes.not_before = Some(Instant::now() + backoff(crashes.barren));
+            crashes.barren += 1;
+        }
+        self.crashes.set(crashes);
+        started.map_err(|_| Unavailable)
+    }
+
+    fn report(&self, error: &StartError) {
+        let book = &self.recipe.book;
+        if let Some(suppressed) = book.throttle.admit("start", Instant::now()) {
+            tracing::error!(
+                plugin = &*book.name,
+                suppressed,
+                "no instance of a Wasm plugin could be started: {error}"
+            );
+        }
+    }
+}
+
+impl Crashes {
+    /// Whether starting one more instance would leave time for requests.
+    fn may_spend(&mut self, now: Instant) -> bool {
+        let this_second =
+            |since: Instant| now.saturating_duration_since(since) < Duration::from_secs(1);
+        match self.spent {
+            Some((since, spent)) if this_second(since) => spent < START_SHARE,
+            _ => {
+                self.spent = Some((now, Duration::ZERO));
+                true
+            }
+        }
+    }
+}
+
+/// Whether this thread is about to end, so that nothing of it may be called any more.
+pub(crate) fn is_thread_ending() -> bool {
+    SEATS.try_with(|_| ()).is_err()
+}
+
+fn backoff(failures: u32) -> Duration {
+    BACKOFF
+        .0
+        .saturating_mul(1 << failures.min(6))
+        .min(BACKOFF.1)
+}
+
+/// Gives a seat up that no chain and no stream has used for a while.
+async fn keep(key: Key, seat: Weak<Seat>, callout: Rc<dyn Callout>) {
+    let mut idle = false;
+    loop {
+        callout.sleep(GRACE / 2).await;
+        let unused = match seat.upgrade() {
+            // The table's, and ours.
+            Some(seat) => Rc::strong_count(&seat) <= 2,
+            None => return,
+        };
+        if unused && idle {
+            let seat = SEATS.with_borrow_mut(|seats| seats.remove(&key));
+            drop(seat);
+            return;
+        }
+        idle = unused;
+    }
+}

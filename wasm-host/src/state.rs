@@ -1,0 +1,193 @@
+//! What host functions see: the instance they were called from, the context they are called for, and
+//! the exchange that is in its hands while a callback runs.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri, Version};
+use rustc_hash::FxHashMap;
+use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+use wayline_chain::{Callout, Connection, RequestContext};
+use wayline_model::CanonicalRequest;
+use wayline_model::plugin::Plugin;
+use wayline_model::request::{PathNormalization, RequestError};
+
+use crate::abi::AbiVersion;
+use crate::book::{InstanceBook, PluginBook};
+use crate::budget::Budget;
+use crate::callbacks::Callback;
+use crate::callouts::Callouts;
+use crate::control::{Signal, StreamControl};
+use crate::error::StartError;
+use crate::host::Host;
+use crate::status::{Buffer, Map, Status};
+
+/// The root context of the plugin. There is one per instance.
+pub(crate) const ROOT: u32 = 1;
+
+/// The state of one instance.
+pub(crate) struct State {
+    /// The module's memory, once the instance is made.
+    pub(crate) memory: Option<Memory>,
+    /// By which the module is given memory.
+    pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    /// Whether the allocator runs: host functions that need it fail.
+    pub(crate) allocating: bool,
+    /// A trap of the allocator, to be raised by the host function that called it.
+    pub(crate) trapped: Option<wasmtime::Error>,
+    pub(crate) limits: Limits,
+    pub(crate) budget: Budget,
+    /// A value on its way into the module.
+    pub(crate) scratch: Vec<u8>,
+
+    pub(crate) host: Arc<Host>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) book: Arc<PluginBook>,
+    pub(crate) tally: Arc<InstanceBook>,
+    pub(crate) abi: AbiVersion,
+    pub(crate) callout: Rc<dyn Callout>,
+
+    /// The callback that runs, and the context it runs for.
+    pub(crate) callback: Callback,
+    pub(crate) current: u32,
+    /// The context that the module works for instead; 0 for none.
+    pub(crate) effective: u32,
+    /// The streams inside.
+    pub(crate) streams: FxHashMap<u32, Rc<StreamControl>>,
+    pub(crate) exchange: Exchange,
+    pub(crate) callouts: Callouts,
+    /// What `proxy_get_status` tells.
+    pub(crate) status: (u32, Bytes),
+    /// Arguments of the foreign function that runs.
+    pub(crate) arguments: Bytes,
+    /// Milliseconds between two ticks; 0 for none.
+    pub(crate) tick_period: u32,
+    /// Whether somebody sees to ticks.
+    pub(crate) ticking: bool,
+    /// Whether the root was asked to come to an end.
+    pub(crate) retiring: bool,
+    /// Set when the root says that it is done after it first was not.
+    pub(crate) done: Rc<Signal>,
+    /// `NAME=value`.
+    pub(crate) environment: Arc<[String]>,
+    /// Whether the module has seen randomness.
+    pub(crate) drew_randomness: bool,
+}
+
+/// What is in the module's hands while a callback runs: lent by the exchange, and given back.
+pub(crate) struct Exchange {
+    /// The stream it belongs to; 0 for none.
+    pub(crate) owner: u32,
+    pub(crate) context: RequestContext,
+    /// The body that can be read and edited.
+    pub(crate) body: Option<(Buffer, Bytes)>,
+    /// The trailers that can be read and edited.
+    pub(crate) trailers: Option<(Map, HeaderMap)>,
+    /// Whether trailers can be made.
+    pub(crate) ending: bool,
+}
+
+/// How much an instance may have of the process.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Bytes of linear memory.
+    pub(crate) memory: usize,
+    /// Whether more was asked for.
+    pub(crate) refused: bool,
+    /// Bytes in use.
+    pub(crate) used: usize,
+}
+
+/// Elements a table may have.
+const TABLE_ELEMENTS: usize = 100_000;
+
+impl State {
+    /// A callback begins.
+    pub(crate) fn enter(&mut self, callback: Callback, context: u32) {
+        self.callback = callback;
+        self.current = context;
+        self.effective = 0;
+    }
+
+    /// The context that host calls are about.
+    pub(crate) fn context(&self) -> u32 {
+        match self.effective {
+            0 => self.current,
+            effective => effective,
+        }
+    }
+
+    /// The stream that host calls are about.
+    pub(crate) fn stream(&self) -> Option<&Rc<StreamControl>> {
+        self.streams.get(&self.context())
+    }
+
+    /// The exchange, where it is the one that host calls are about.
+    pub(crate) fn exchange(&mut self) -> Result<&mut Exchange, Status> {
+        if self.exchange.owner == 0 || self.exchange.owner != self.context() {
+            return Err(Status::NotFound);
+        }
+        Ok(&mut self.exchange)
+    }
+}
+
+impl Exchange {
+    /// Between two callbacks.
+    pub(crate) fn nobodys() -> Result<Self, StartError> {
+        let failed = |error: RequestError| StartError::Instantiate(error.to_string().into());
+        let request = CanonicalRequest::new(
+            Method::GET,
+            &Uri::from_static("http://localhost/"),
+            Version::HTTP_11,
+            HeaderMap::new(),
+            PathNormalization::None,
+        )
+        .map_err(failed)?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let connection = Connection {
+            identity: None,
+            workload: None,
+            source: nowhere,
+            local: nowhere,
+            destination_ip: None,
+            destination_port: 0,
+            sni: None,
+            mutual_tls: false,
+        };
+        Ok(Self {
+            owner: 0,
+            context: RequestContext::new(Rc::new(connection), request, true),
+            body: None,
+            trailers: None,
+            ending: false,
+        })
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let granted = desired <= self.memory;
+        if granted {
+            self.used = desired;
+        } else {
+            self.refused = true;
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+}

@@ -1,0 +1,6 @@
+//! The host by its public face: guests written as text, in chains on the bench.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+mod headers;
+mod support;
