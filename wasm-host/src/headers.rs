@@ -110,14 +110,14 @@ pub(crate) fn view(state: &State, map: Map) -> Option<View<'_>> {
     let exchange = &state.exchange;
     match map {
         Map::CallResponseHeaders => {
-            return reply.map(|reply| View::of_response(&reply.status, &reply.headers));
+            reply.map(|reply| View::of_response(&reply.status, &reply.headers))
         }
-        Map::CallResponseTrailers => return reply.map(|reply| View::plain(&reply.trailers)),
+        Map::CallResponseTrailers => reply.map(|reply| View::plain(&reply.trailers)),
         Map::GrpcInitialMetadata | Map::GrpcTrailingMetadata => {
             let metadata = state.callouts.metadata.as_ref()?;
-            return (metadata.0 == map).then(|| View::plain(&metadata.1));
+            (metadata.0 == map).then(|| View::plain(&metadata.1))
         }
-        _ if exchange.owner == 0 || exchange.owner != state.context() => return None,
+        _ if exchange.owner == 0 || exchange.owner != state.context() => None,
         Map::RequestHeaders => Some(View::of_request(&exchange.context)),
         Map::ResponseHeaders => {
             let head = exchange.context.response.as_ref()?;

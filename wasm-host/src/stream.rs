@@ -350,11 +350,7 @@ impl WasmStream {
     }
 
     /// Tells the module of callouts that have ended, with everything held in its hands.
-    fn take_deliveries(
-        &mut self,
-        context: &mut RequestContext,
-        held: Held<'_>,
-    ) -> Result<(), Dead> {
+    fn take_deliveries(&self, context: &mut RequestContext, held: Held<'_>) -> Result<(), Dead> {
         let (buffer, map) = match held.direction {
             Direction::Request => (Buffer::RequestBody, Map::RequestTrailers),
             Direction::Response => (Buffer::ResponseBody, Map::ResponseTrailers),
@@ -386,10 +382,10 @@ impl WasmStream {
             }
             told
         });
-        if let Some(head) = head {
-            if let Some(edited) = std::mem::replace(&mut context.response, kept) {
-                *head = edited;
-            }
+        if let Some(head) = head
+            && let Some(edited) = std::mem::replace(&mut context.response, kept)
+        {
+            *head = edited;
         }
         result
     }
