@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use wayline_model::authentication::VerifiedToken;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
 use wayline_model::workload::Workload;
@@ -52,6 +53,8 @@ pub struct RequestContext {
     /// it up. Once it was sent it is what was sent, and stays to the end; only where a filter of the
     /// chain needs response headers.
     pub response: Option<ResponseHead>,
+    /// What the request's token says, once it was verified.
+    pub token: Option<Rc<VerifiedToken>>,
 }
 
 impl RequestContext {
@@ -68,6 +71,7 @@ impl RequestContext {
             details: None,
             shadow_denied_by: None,
             response: None,
+            token: None,
         }
     }
 
@@ -86,6 +90,19 @@ impl RequestContext {
     pub fn request_mut(&mut self) -> &mut CanonicalRequest {
         self.rewritten = true;
         &mut self.request
+    }
+
+    /// Puts another query in place of the request's; `None` leaves no question mark. Policies never look
+    /// at it, so that the request need not be judged again. A query that no URI can hold changes nothing.
+    pub fn set_query(&mut self, query: Option<&str>) {
+        let path = self.request.path();
+        let whole = match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        if let Ok(path) = http::uri::PathAndQuery::try_from(whole) {
+            self.request.path = path;
+        }
     }
 
     /// Whether somebody changed what policies look at since the last time this was asked.

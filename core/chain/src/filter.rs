@@ -7,6 +7,7 @@ use std::task;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use wayline_model::Snapshot;
+use wayline_model::authentication::Authentication;
 use wayline_model::authorization::Authorization;
 use wayline_model::plugin::AttachedPlugin;
 use wayline_model::service::Service;
@@ -347,6 +348,8 @@ pub struct Scope<'a> {
     pub authorization: &'a Arc<Authorization>,
     /// The plugins in force, in their order.
     pub plugins: &'a Arc<[AttachedPlugin]>,
+    /// Whose tokens are taken.
+    pub authentication: &'a Arc<Authentication>,
 }
 
 /// Where filters come from: asked on each core whenever a target's configuration changed.

@@ -7,6 +7,7 @@
 //! It refuses to know sockets, clocks, tasks, TLS and files: those who have them (`wayline-control`
 //! for knowledge, `wayline-proxy` for requests) call in here, never the other way.
 
+pub mod authentication;
 pub mod authorization;
 pub mod finding;
 pub mod identity;

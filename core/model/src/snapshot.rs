@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::authentication::{Authentication, JwksLocation};
 use crate::authorization::Authorization;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     /// Whether some of them never had a verdict since the process began. False for good once all of
     /// them had one at the same time: what is added later is no reason not to be ready.
     pub plugins_awaited: bool,
+    /// Keys of token issuers that have to be fetched, each once.
+    pub jwks: Arc<[JwksLocation]>,
 }
 
 /// One Gateway that this process plays.
@@ -117,6 +120,8 @@ pub struct Target {
     pub authorization: Arc<Authorization>,
     /// The plugins in force, in the order in which they meet a request.
     pub plugins: Arc<[AttachedPlugin]>,
+    /// Whose tokens are taken.
+    pub authentication: Arc<Authentication>,
     /// Where opaque bytes go.
     pub cluster: ClusterId,
 }
@@ -136,6 +141,8 @@ pub struct Entrance {
     pub authorization: Arc<Authorization>,
     /// The plugins in force, in the order in which they meet a request.
     pub plugins: Arc<[AttachedPlugin]>,
+    /// Whose tokens the gateway takes.
+    pub authentication: Arc<Authentication>,
 }
 
 /// Routes by host. Look-up takes the most specific listener hostname, then the most specific route

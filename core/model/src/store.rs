@@ -13,8 +13,8 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::resource::{
     AuthorizationPolicy, Broken, BrokenRoute, Content, EndpointSlice, Extension, Gateway,
-    GatewayClass, HttpRoute, Namespace, Origin, Parsed, Pod, ReferenceGrant, RegistryCredentials,
-    Resource, Restriction, Service, ServiceAccount,
+    GatewayClass, HttpRoute, Namespace, Origin, Parsed, PeerAuthentication, Pod, ReferenceGrant,
+    RegistryCredentials, RequestAuthentication, Resource, Restriction, Service, ServiceAccount,
 };
 
 /// All objects in force.
@@ -35,6 +35,8 @@ pub struct Resources {
     /// By namespace and `Kind/name`.
     pub(crate) extensions: Shelf<Extension>,
     pub(crate) secrets: Shelf<RegistryCredentials>,
+    pub(crate) authentications: Shelf<RequestAuthentication>,
+    pub(crate) peers: Shelf<PeerAuthentication>,
     /// What can not be enforced as written, by namespace and `Kind/name`.
     pub(crate) restrictions: Shelf<Restriction>,
     /// Routes that never were valid.
@@ -146,6 +148,8 @@ impl Resources {
                 self.extensions.take(&key.namespace, &key.name, at)
             }
             "Secret" => self.secrets.take(namespace, name, at),
+            "RequestAuthentication" => self.authentications.take(namespace, name, at),
+            "PeerAuthentication" => self.peers.take(namespace, name, at),
             _ => false,
         };
         if removed {
@@ -196,6 +200,8 @@ impl Resources {
             Resource::AuthorizationPolicy(it) => self.policies.put(object, it, at),
             Resource::Extension(it) => self.extensions.put(&shared_key(object), it, at),
             Resource::Secret(it) => self.secrets.put(object, it, at),
+            Resource::RequestAuthentication(it) => self.authentications.put(object, it, at),
+            Resource::PeerAuthentication(it) => self.peers.put(object, it, at),
         };
         if changed {
             self.revision = at;
@@ -208,7 +214,11 @@ impl Resources {
         let (namespace, name) = (&*object.namespace, &*object.name);
         match broken {
             Broken::Policy(restriction) => {
-                self.policies.get(namespace, name).is_none() && self.restrict(object, restriction)
+                let known = match &*object.kind {
+                    "RequestAuthentication" => self.authentications.get(namespace, name).is_some(),
+                    _ => self.policies.get(namespace, name).is_some(),
+                };
+                !known && self.restrict(object, restriction)
             }
             Broken::Route(route) => {
                 if self.routes.get(namespace, name).is_some() {

@@ -155,6 +155,7 @@ impl Opaque {
             destination_port: self.connection.destination_port,
             sni: self.connection.sni.as_deref(),
             request: None,
+            token: None,
         });
         match judgement.verdict {
             Verdict::Allow(_) => None,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use wayline_chain::{Callout, Chain, FilterSource, Scope};
 use wayline_model::Snapshot;
+use wayline_model::authentication::Authentication;
 use wayline_model::authorization::Authorization;
 use wayline_model::mesh::AccessLogSettings;
 use wayline_model::plugin::AttachedPlugin;
@@ -109,6 +110,11 @@ impl Place {
         match self {
             Self::Target(target) => &target.plugins,
             Self::Entrance(entrance) => &entrance.plugins,
+    /// Whose tokens are taken.
+    pub(crate) fn authentication(&self) -> &Arc<Authentication> {
+        match self {
+            Self::Target(target) => &target.authentication,
+            Self::Entrance(entrance) => &entrance.authentication,
         }
     }
 
@@ -197,6 +203,7 @@ impl Plan {
             port: place.port(),
             authorization: place.authorization(),
             plugins: place.plugins(),
+            authentication: place.authentication(),
         };
         let filters = self
             .sources

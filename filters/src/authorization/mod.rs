@@ -76,6 +76,7 @@ pub fn policy_input(context: &RequestContext) -> PolicyInput<'_> {
         destination_port: connection.destination_port,
         sni: connection.sni.as_deref(),
         request: Some(context.request()),
+        token: context.token.as_deref(),
     }
 }
 

@@ -11,6 +11,7 @@ use super::network::NetworkSet;
 use super::spec::{Action, Condition, Operation, Rule, Source};
 use super::template::PathTemplate;
 use super::text::TextSet;
+use super::token::PrincipalSet;
 use super::{AttachedPolicy, RuleRef};
 use crate::finding::Finding;
 use crate::mesh::MeshSettings;
@@ -125,7 +126,7 @@ impl Compiler<'_> {
             &source.not_remote_ip_blocks,
         );
         list(
-            Kind::Token,
+            Kind::RequestPrincipal,
             "requestPrincipals",
             &source.request_principals,
             "notRequestPrincipals",
@@ -228,15 +229,21 @@ impl Compiler<'_> {
                 }
             }
         }
-        if let Kind::Token = kind {
+        let asked_too_early = kind.is_of_token() && self.policy.spec.action == Action::Custom;
+        if asked_too_early {
             self.tightened(
                 field,
-                "tokens are not verified yet",
-                "leave it out until they are",
+                "tokens are verified after external authorization",
+                "leave it out: the provider sees the token",
             );
         }
+        let attribute = if asked_too_early {
+            Attribute::Unknown
+        } else {
+            self.attribute(kind, &understood)
+        };
         Test {
-            attribute: self.attribute(kind, &understood),
+            attribute,
             is_partial,
             is_negated,
         }
@@ -279,7 +286,9 @@ impl Compiler<'_> {
                 Attribute::Path(TextSet::new(texts), templates.collect())
             }
             Kind::Header(name) => Attribute::Header(name.clone(), TextSet::new(values)),
-            Kind::Token | Kind::Unsupported => Attribute::Unknown,
+            Kind::RequestPrincipal => Attribute::RequestPrincipal(PrincipalSet::new(values)),
+            Kind::Claim(path) => Attribute::Claim(path.clone(), TextSet::new(values)),
+            Kind::Unsupported => Attribute::Unknown,
         }
     }
 

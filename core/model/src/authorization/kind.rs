@@ -1,5 +1,7 @@
 //! What policies compare, and which values make sense for it.
 
+use std::sync::Arc;
+
 use http::header::HeaderName;
 
 use super::network::NetworkSet;
@@ -20,8 +22,10 @@ pub(super) enum Kind {
     Method,
     Path,
     Header(HeaderName),
-    /// Comes from a verified token.
-    Token,
+    /// `<issuer>/<subject>` of a verified token.
+    RequestPrincipal,
+    /// A claim of a verified token, by path.
+    Claim(Vec<Arc<str>>),
     Unsupported,
 }
 
@@ -38,11 +42,16 @@ impl Kind {
             "destination.ip" => Self::DestinationIp,
             "destination.port" => Self::DestinationPort,
             "connection.sni" => Self::Sni,
-            _ if key.starts_with("request.auth.") => Self::Token,
-            _ => key
-                .strip_prefix("request.headers[")
-                .and_then(|name| name.strip_suffix(']'))
-                .map_or(Self::Unsupported, Self::of_header),
+            "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.audiences" => Self::Claim(vec!["aud".into()]),
+            "request.auth.presenter" => Self::Claim(vec!["azp".into()]),
+            _ => match key.strip_prefix("request.auth.claims") {
+                Some(path) => claim_path(path).map_or(Self::Unsupported, Self::Claim),
+                None => key
+                    .strip_prefix("request.headers[")
+                    .and_then(|name| name.strip_suffix(']'))
+                    .map_or(Self::Unsupported, Self::of_header),
+            },
         }
     }
 
@@ -57,6 +66,11 @@ impl Kind {
                 Err(_) => Self::Unsupported,
             },
         }
+    }
+
+    /// Whether only a token tells it.
+    pub(super) fn is_of_token(&self) -> bool {
+        matches!(self, Self::RequestPrincipal | Self::Claim(_))
     }
 
     /// Whether a value can be understood; else why not, and what to do.
@@ -96,4 +110,12 @@ impl Kind {
             _ => Ok(()),
         }
     }
+}
+
+/// The names in `[a][b]`; `None` where it is not of that form.
+fn claim_path(text: &str) -> Option<Vec<Arc<str>>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let names: Vec<Arc<str>> = inner.split("][").map(Arc::from).collect();
+    let is_name = |name: &Arc<str>| !name.is_empty() && !name.contains(['[', ']']);
+    names.iter().all(is_name).then_some(names)
 }

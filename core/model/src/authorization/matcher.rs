@@ -2,10 +2,11 @@
 //!
 //! Every test has two readings. *May*: under some reading of the request it holds; *must*: under every
 //! reading. DENY asks the former, ALLOW the latter, and a negation asks the opposite of what it
-//! negates. What we can not know (a token we do not verify, an HTTP field of opaque bytes) may hold and
-//! need not, negated or not: DENY fires without it, ALLOW does not.
+//! negates. What we can not know (an HTTP field of opaque bytes) may hold and need
+//! not, negated or not: DENY fires without it, ALLOW does not.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use http::header::HeaderName;
 
@@ -13,6 +14,7 @@ use super::host::HostReadings;
 use super::network::NetworkSet;
 use super::template::PathTemplate;
 use super::text::TextSet;
+use super::token::{self, PrincipalSet};
 use super::{PolicyInput, RuleRef};
 use crate::request::CanonicalRequest;
 
@@ -155,6 +157,10 @@ pub(super) enum Attribute {
     Path(TextSet, Vec<PathTemplate>),
     /// All lines of a header.
     Header(HeaderName, TextSet),
+    /// Issuer and subject of the token.
+    RequestPrincipal(PrincipalSet),
+    /// A claim of the token.
+    Claim(Vec<Arc<str>>, TextSet),
 }
 
 /// What is judged, with what several rules may ask of it.
@@ -196,6 +202,8 @@ impl Attribute {
             Self::Method(_) => "method",
             Self::Path(..) => "path",
             Self::Header(name, _) => return format!("header {name}"),
+            Self::RequestPrincipal(_) => "request principal",
+            Self::Claim(path, _) => return format!("claim {}", path.join(".")),
         };
         text.to_owned()
     }
@@ -225,11 +233,14 @@ impl Attribute {
                 .map_or(unknown, |address| set.contains(address)),
             Self::DestinationPort(ports) => ports.binary_search(&input.destination_port).is_ok(),
             Self::Sni(set) => set.matches(input.sni.unwrap_or_default().as_bytes()),
-            Self::Host(_) | Self::Method(_) | Self::Path(..) | Self::Header(..) => {
-                input.request.map_or(unknown, |request| {
-                    self.matches_request(request, subject, need)
-                })
-            }
+            Self::Host(_)
+            | Self::Method(_)
+            | Self::Path(..)
+            | Self::Header(..)
+            | Self::RequestPrincipal(_)
+            | Self::Claim(..) => input.request.map_or(unknown, |request| {
+                self.matches_request(request, subject, need)
+            }),
         }
     }
 
@@ -254,6 +265,8 @@ impl Attribute {
                 Need::May => header_may_match(request, name, set),
                 Need::Must => header_must_match(request, name, set),
             },
+            Self::RequestPrincipal(set) => set.matches(subject.input.token, need),
+            Self::Claim(path, set) => token::claim_matches(subject.input.token, path, set, need),
             _ => need == Need::May,
         }
     }

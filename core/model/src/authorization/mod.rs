@@ -12,11 +12,13 @@ mod network;
 pub mod spec;
 mod template;
 mod text;
+mod token;
 mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::authentication::VerifiedToken;
 use crate::finding::Finding;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
@@ -83,6 +85,8 @@ pub struct PolicyInput<'a> {
     pub sni: Option<&'a str>,
     /// The request; `None` for opaque bytes, on which HTTP fields can not match.
     pub request: Option<&'a CanonicalRequest>,
+    /// What the request's token says, when it has one that was verified.
+    pub token: Option<&'a VerifiedToken>,
 }
 
 /// The outcome of judging one request or connection.
@@ -135,7 +139,7 @@ impl std::fmt::Display for RuleRef {
 impl Authorization {
     /// Compiles the policies of one target; their order does not matter. What can not be enforced as
     /// written is enforced more tightly, and named by a finding: CUSTOM refuses what it would have asked
-    /// a provider about, and conditions on tokens count as unknown. AUDIT has no effect.
+    /// a provider about. AUDIT has no effect.
     #[must_use]
     pub fn compile(policies: &[AttachedPolicy], mesh: &MeshSettings) -> (Self, Vec<Finding>) {
         let mut ordered: Vec<&AttachedPolicy> = policies.iter().collect();

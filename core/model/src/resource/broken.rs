@@ -53,7 +53,7 @@ pub(super) fn broken(
 ) -> Parsed {
     let reason: Arc<str> = error.reason.as_str().into();
     let (content, consequence) = match known {
-        Known::AuthorizationPolicy => (
+        Known::AuthorizationPolicy | Known::RequestAuthentication => (
             Broken::Policy(Restriction {
                 object: object.clone(),
                 attachment: Attachment::salvage_policy(document, &[]),

@@ -29,16 +29,9 @@ enum Loss {
 
 /// What ignoring this object means; `None` for kinds that are no business of a proxy's.
 fn loss(group: &str, kind: &str, document: &Value) -> Option<Loss> {
-    use Loss::{Admits, Differs, Nothing};
+    use Loss::{Differs, Nothing};
     let spec = &document["spec"];
     Some(match (group, kind) {
-        // An invalid token would pass, and headers made from claims could be forged.
-        ("security.istio.io", "RequestAuthentication") => {
-            Admits("requests with an invalid token would pass")
-        }
-        ("security.istio.io", "PeerAuthentication") => {
-            Nothing("HBONE is always mutual TLS, and the other modes are ztunnel's business")
-        }
         ("telemetry.istio.io", "Telemetry") => {
             Differs("telemetry follows MeshConfig and Istio's defaults")
         }

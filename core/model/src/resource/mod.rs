@@ -7,6 +7,7 @@
 //! It refuses to know YAML, files and lines: a document is a [`Value`], and findings name object and
 //! field, by which the caller finds the line.
 
+pub mod authentication;
 mod broken;
 pub mod core;
 pub mod extension;
@@ -29,6 +30,7 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 
 pub use self::core::{EndpointSlice, Namespace, Pod, Service, ServiceAccount};
+pub use authentication::{PeerAuthentication, RequestAuthentication};
 pub use broken::{Broken, BrokenRoute};
 pub use extension::Extension;
 pub use gateway::{Gateway, GatewayClass, ReferenceGrant};
@@ -102,6 +104,8 @@ pub enum Resource {
     Extension(Arc<Extension>),
     /// A Secret of type `kubernetes.io/dockerconfigjson`.
     Secret(Arc<RegistryCredentials>),
+    RequestAuthentication(Arc<RequestAuthentication>),
+    PeerAuthentication(Arc<PeerAuthentication>),
 }
 
 /// The documents of a Kubernetes `List` (`items` of a kind that ends in `List`); `None` for anything
@@ -179,7 +183,7 @@ impl Parsed {
         let reason = format!("{object} can not be read: {}", finding.reason);
         Self {
             content: Content::Broken(match &*object.kind {
-                "AuthorizationPolicy" => Broken::Policy(Restriction {
+                "AuthorizationPolicy" | "RequestAuthentication" => Broken::Policy(Restriction {
                     object: object.clone(),
                     attachment: None,
                     reason: reason.into(),
@@ -224,6 +228,8 @@ enum Known {
     WasmPlugin,
     TrafficExtension,
     Secret,
+    RequestAuthentication,
+    PeerAuthentication,
 }
 
 impl Known {
@@ -243,6 +249,8 @@ impl Known {
             (EXTENSIONS_GROUP, "WasmPlugin") => Self::WasmPlugin,
             (EXTENSIONS_GROUP, "TrafficExtension") => Self::TrafficExtension,
             ("", "Secret") => Self::Secret,
+            ("security.istio.io", "RequestAuthentication") => Self::RequestAuthentication,
+            ("security.istio.io", "PeerAuthentication") => Self::PeerAuthentication,
             _ => return None,
         })
     }
@@ -253,7 +261,9 @@ impl Known {
             | Self::Gateway
             | Self::HttpRoute
             | Self::ReferenceGrant
-            | Self::AuthorizationPolicy => &["v1", "v1beta1"],
+            | Self::AuthorizationPolicy
+            | Self::RequestAuthentication
+            | Self::PeerAuthentication => &["v1", "v1beta1"],
             Self::WasmPlugin | Self::TrafficExtension => &["v1alpha1"],
             _ => &["v1"],
         }
@@ -272,6 +282,14 @@ impl Known {
         )
     }
 
+    /// Whether it only ever takes away, so that half of one must not count as one.
+    fn restricts(self) -> bool {
+        matches!(
+            self,
+            Self::AuthorizationPolicy | Self::RequestAuthentication
+        )
+    }
+
     fn read(self, document: &Value) -> Result<Read<Resource>, ReadError> {
         match self {
             Self::Namespace => typed(document, Resource::Namespace),
@@ -284,6 +302,8 @@ impl Known {
             Self::HttpRoute => typed(document, Resource::HttpRoute),
             Self::ReferenceGrant => typed(document, Resource::ReferenceGrant),
             Self::AuthorizationPolicy => typed(document, Resource::AuthorizationPolicy),
+            Self::RequestAuthentication => typed(document, Resource::RequestAuthentication),
+            Self::PeerAuthentication => typed(document, Resource::PeerAuthentication),
             // Read by functions of their own, each in its own way.
             Self::ConfigMap | Self::WasmPlugin | Self::TrafficExtension | Self::Secret => {
                 Err(ReadError {
@@ -311,7 +331,7 @@ fn valid(object: ObjectRef, document: &Value, known: Known, read: Read<Resource>
     if !known.is_modelled() {
         unknown.clear();
     }
-    if known == Known::AuthorizationPolicy
+    if known.restricts()
         && let Some(path) = unknown.first()
     {
         let error = ReadError {
@@ -353,6 +373,9 @@ fn invalid_by_itself(
                 .collect()
         }
         Resource::AuthorizationPolicy(policy) => policy::problems(&policy.spec, &object.namespace),
+        Resource::RequestAuthentication(it) => {
+            authentication::problems(&it.spec, &object.namespace)
+        }
         _ => Vec::new(),
     };
     if errors.is_empty() {

@@ -218,7 +218,7 @@ impl Judge<'_> {
     }
 }
 
-fn selects(selector: Option<&Labels>, labels: &BTreeMap<&str, &str>) -> bool {
+pub(super) fn selects(selector: Option<&Labels>, labels: &BTreeMap<&str, &str>) -> bool {
     selector.is_none_or(|selector| {
         selector
             .iter()

@@ -13,6 +13,7 @@ mod enrolment;
 mod entrances;
 mod ids;
 mod memo;
+mod peers;
 mod plugins;
 mod policies;
 mod proxies;
@@ -26,6 +27,7 @@ mod workloads;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::authentication::JwksLocation;
 use crate::finding::Finding;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
@@ -83,6 +85,7 @@ pub struct Translator {
     routes: Stage<RouteIndex>,
     doors: Stage<Doors>,
     statuses: Stage<Statuses>,
+    jwks: Stage<Arc<[JwksLocation]>>,
     targets: HashMap<ClusterId, Arc<Target>>,
     before: Option<Arc<Snapshot>>,
     /// The one empty list of plugins.
@@ -228,6 +231,7 @@ impl Translator {
             &doors.findings,
         ];
         findings.extend(parts.into_iter().flatten().cloned());
+        findings.extend(peers::findings(resources, &mesh, &proxies));
         findings.extend(resources.findings().cloned());
         findings.sort();
         findings.dedup();
@@ -250,6 +254,7 @@ impl Translator {
             statuses,
             plugins: all_plugins,
             plugins_awaited: !self.plugins_settled,
+            jwks: self.jwks(resources),
         });
         self.before = Some(Arc::clone(&snapshot));
         Translation {
@@ -387,6 +392,12 @@ impl Translator {
         self.statuses.step(from, |_| outcomes.statuses())
     }
 
+    fn jwks(&mut self, resources: &Resources) -> Arc<[JwksLocation]> {
+        let from = vec![resources.authentications.revision()];
+        let stage = self.jwks.step(from, |_| policies::locations(resources));
+        Arc::clone(&stage)
+    }
+
     fn entrances(
         &mut self,
         doors: &Doors,
@@ -402,7 +413,7 @@ impl Translator {
                 continue;
             };
             let attached = policies.at_gateway(entry);
-            let authorization =
+            let demands =
                 policies::compile(&attached, &self.mesh, &mut self.memos.policies, findings);
             let old = before.and_then(|snapshot| {
                 snapshot.entrances.iter().find(|old| {
@@ -416,13 +427,15 @@ impl Translator {
                 address: door.address,
                 port: door.port,
                 hosts: Arc::clone(&door.hosts),
-                authorization,
+                authorization: demands.authorization,
+                authentication: demands.authentication,
                 plugins: gathering.settle(wanted, old.map(|old| &old.plugins)),
             };
             let same = old.filter(|old| {
                 Arc::ptr_eq(&old.hosts, &new.hosts)
                     && Arc::ptr_eq(&old.authorization, &new.authorization)
                     && Arc::ptr_eq(&old.plugins, &new.plugins)
+                    && Arc::ptr_eq(&old.authentication, &new.authentication)
             });
             entrances.push(same.map_or_else(|| Arc::new(new.clone()), Arc::clone));
         }

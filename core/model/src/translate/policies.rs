@@ -1,16 +1,18 @@
 //! The authorization of each target: the policies attached to it, compiled.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::attachment::{AttachmentIndex, Judge, ServiceState};
 use super::memo::Memo;
 use super::proxies::{Proxies, ProxyEntry};
+use crate::authentication::{AttachedAuthentication, Authentication, JwksLocation, KeySource};
 use crate::authorization::spec::parse_dry_run;
 use crate::authorization::{AttachedPolicy, Authorization};
 use crate::finding::Finding;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
-use crate::resource::{AuthorizationPolicy, Restriction};
+use crate::resource::{AuthorizationPolicy, RequestAuthentication, Restriction};
 use crate::store::Resources;
 
 /// A policy, or what stands for one that can not be enforced as written.
@@ -25,14 +27,22 @@ pub(super) struct Attached<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Content<'a> {
     Policy(&'a AuthorizationPolicy),
+    Tokens(&'a RequestAuthentication),
     Denial(&'a Restriction),
 }
 
-/// One target's authorization with the findings of compiling it.
+/// What one target demands, with the findings of compiling it.
 #[derive(Debug)]
 pub(super) struct Compiled {
-    authorization: Arc<Authorization>,
+    demands: Demands,
     findings: Vec<Finding>,
+}
+
+/// Who may do what at a target, and whose tokens are taken there.
+#[derive(Clone, Debug)]
+pub(super) struct Demands {
+    pub(super) authorization: Arc<Authorization>,
+    pub(super) authentication: Arc<Authentication>,
 }
 
 /// Remembered by the revisions of the policies.
@@ -89,6 +99,30 @@ impl<'a> PolicyIndex<'a> {
                 );
             }
         }
+        for (namespace, name, entry) in resources.authentications.iter() {
+            let attached = Attached {
+                revision: entry.revision,
+                namespace,
+                name,
+                content: Content::Tokens(&entry.object),
+            };
+            let spec = &entry.object.spec;
+            let selector = spec.selector.as_ref().map(|it| &it.match_labels);
+            index.add(namespace, spec.targets(), selector, attached);
+            let object = ObjectRef::new("RequestAuthentication", namespace, name);
+            judge.targets(&object, spec.targets(), &mut findings);
+            if !judge.reaches(&object, spec.targets(), selector) {
+                findings.push(
+                    Finding::hint(
+                        "without targetRefs it does not apply at waypoints, and no gateway is \
+                         selected: nobody reads it",
+                    )
+                    .on(object)
+                    .field("spec")
+                    .remedy("use targetRefs to have it enforced at a waypoint"),
+                );
+            }
+        }
         for (namespace, name, entry) in resources.restrictions.iter() {
             let attached = Attached {
                 revision: entry.revision,
@@ -136,32 +170,67 @@ pub(super) fn compile(
     mesh: &MeshSettings,
     memo: &mut PolicyMemo,
     findings: &mut Vec<Finding>,
-) -> Arc<Authorization> {
+) -> Demands {
     let key = attached.iter().map(|attached| attached.revision).collect();
     let compiled = memo.get(key, |_| make(attached, mesh));
     findings.extend(compiled.findings.iter().cloned());
-    Arc::clone(&compiled.authorization)
+    compiled.demands.clone()
+}
+
+/// The keys that have to be fetched for all that is in force, each once.
+pub(super) fn locations(resources: &Resources) -> Arc<[JwksLocation]> {
+    let mut all = BTreeSet::new();
+    for (namespace, name, entry) in resources.authentications.iter() {
+        let (authentication, _) =
+            Authentication::compile(&[authentication_of(namespace, name, &entry.object)]);
+        for rule in authentication.rules() {
+            if let KeySource::Remote(location) = &rule.keys {
+                all.insert(location.clone());
+            }
+        }
+    }
+    all.into_iter().collect()
 }
 
 fn make(attached: &[Attached<'_>], mesh: &MeshSettings) -> Compiled {
     let mut policies = Vec::with_capacity(attached.len());
+    let mut tokens = Vec::new();
     for one in attached {
         match one.content {
             Content::Policy(policy) => policies.push(policy_of(one, policy)),
+            Content::Tokens(it) => tokens.push(authentication_of(one.namespace, one.name, it)),
             Content::Denial(restriction) => {
+                let reason = Arc::clone(&restriction.reason);
                 return Compiled {
-                    authorization: Arc::new(Authorization::deny_all(Arc::clone(
-                        &restriction.reason,
-                    ))),
+                    demands: Demands {
+                        authorization: Arc::new(Authorization::deny_all(reason)),
+                        authentication: Arc::default(),
+                    },
                     findings: Vec::new(),
                 };
             }
         }
     }
-    let (authorization, findings) = Authorization::compile(&policies, mesh);
+    let (authorization, mut findings) = Authorization::compile(&policies, mesh);
+    let (authentication, of_tokens) = Authentication::compile(&tokens);
+    findings.extend(of_tokens);
     Compiled {
-        authorization: Arc::new(authorization),
+        demands: Demands {
+            authorization: Arc::new(authorization),
+            authentication: Arc::new(authentication),
+        },
         findings,
+    }
+}
+
+fn authentication_of(
+    namespace: &str,
+    name: &str,
+    object: &RequestAuthentication,
+) -> AttachedAuthentication {
+    AttachedAuthentication {
+        object: ObjectRef::new("RequestAuthentication", namespace, name),
+        spec: Arc::clone(&object.spec),
     }
 }
 

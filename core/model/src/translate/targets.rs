@@ -89,8 +89,7 @@ impl Targets<'_> {
         let attached = self
             .policies
             .at_waypoint(proxy, Some((&*service.namespace, &*service.name)));
-        let authorization =
-            policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
+        let demands = policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
         let key = (Arc::clone(&service.namespace), Arc::clone(&service.name));
         let routes = self
             .routes
@@ -111,7 +110,8 @@ impl Targets<'_> {
                 port: port.port,
                 protocol: port.protocol,
                 routes: memos.routes.target(*cluster, &service.namespace, &of_port),
-                authorization: Arc::clone(&authorization),
+                authorization: Arc::clone(&demands.authorization),
+                authentication: Arc::clone(&demands.authentication),
                 plugins: memos.plugins.settle(wanted, self.plugins_before(*cluster)),
                 cluster: *cluster,
             };
@@ -245,8 +245,7 @@ impl Targets<'_> {
         };
         self.clusters.insert(id, reuse(before, cluster));
         let attached = self.policies.at_waypoint(proxy, None);
-        let authorization =
-            policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
+        let demands = policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
         let wanted = self.plugins.at_waypoint(proxy, None, port);
         let target = Target {
             proxy: Arc::clone(&proxy.proxy),
@@ -255,7 +254,8 @@ impl Targets<'_> {
             port,
             protocol: AppProtocol::Undeclared,
             routes: memos.routes.target(id, &entry.namespace, &[]),
-            authorization,
+            authorization: demands.authorization,
+            authentication: demands.authentication,
             plugins: memos.plugins.settle(wanted, self.plugins_before(id)),
             cluster: id,
         };
@@ -356,6 +356,7 @@ fn is_same(old: &Target, new: &Target) -> bool {
         && old.protocol == new.protocol
         && Arc::ptr_eq(&old.routes, &new.routes)
         && Arc::ptr_eq(&old.authorization, &new.authorization)
+        && Arc::ptr_eq(&old.authentication, &new.authentication)
         && Arc::ptr_eq(&old.plugins, &new.plugins)
 }
 

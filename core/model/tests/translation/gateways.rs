@@ -341,6 +341,7 @@ fn policies_reach_gateways_in_all_ways() {
             destination_port: 80,
             sni: None,
             request: Some(&request),
+            token: None,
         };
         let judgement = entrance(&translation, 80).authorization.judge(&input);
         assert_eq!(

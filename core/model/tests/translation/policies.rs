@@ -215,7 +215,7 @@ fn kinds_that_come_later_deny_where_ignoring_them_would_admit() {
             object(
                 "security.istio.io/v1",
                 "RequestAuthentication",
-                json!({"targetRefs": to_service("web")}),
+                json!({"targetRefs": to_service("web"), "jwtRules": [{"issuer": ""}]}),
             ),
             [false, true, true],
         ),

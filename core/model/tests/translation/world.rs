@@ -243,6 +243,7 @@ pub(crate) fn admits(target: &Target, caller: &str, request: &CanonicalRequest) 
             destination_port: target.port,
             sni: None,
             request: Some(request),
+            token: None,
         })
         .verdict
         .is_allowed()

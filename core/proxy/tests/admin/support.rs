@@ -283,6 +283,7 @@ pub(crate) fn gateway(ports: &[u16]) -> Snapshot {
                     }),
                     authorization: Arc::default(),
                     plugins: Arc::default(),
+                    authentication: Arc::default(),
                 })
             })
             .collect(),
@@ -323,6 +324,7 @@ pub(crate) fn waypoint() -> Snapshot {
             routes: Arc::new(split()),
             authorization: Arc::clone(&authorization),
             plugins: Arc::default(),
+            authentication: Arc::default(),
             cluster: ClusterId(id),
         });
         let address = ("".into(), IpAddr::from([10, 96, 0, 7]), port);

@@ -187,6 +187,7 @@ fn serve_opaque(
         destination_port: connection.destination_port,
         sni: connection.sni.as_deref(),
         request: None,
+        token: None,
     });
     if take_trace(report, &target.authorization, &trace, objects) {
         // A tunnel is refused where a request would have been answered.

@@ -210,6 +210,10 @@ const PATHS: &[&str] = &[
     "/{**}/{**}",
 ];
 const ROLES: &[&str] = &["user", "admin", "*", "us*", "*min", "user,admin", ""];
+const SUBJECTS: &[&str] = &[
+    "*", "i/s", "i/*", "*/s", "a/b/c", "a/*", "*c", "i*", "i", "*/b/c", "a/b*", "",
+];
+const CLAIMS: &[&str] = &["*", "a", "b", "a b", "3", "true", "a*", "*b", "1", ""];
 const SNIS: &[&str] = &["a.com", "*.com", "*", "a*"];
 
 /// A list that is empty most of the time.
@@ -225,16 +229,8 @@ fn random_source(random: &mut Random) -> Source {
     Source {
         principals: list(random, PRINCIPALS),
         not_principals: list(random, PRINCIPALS),
-        request_principals: if random.chance(3) {
-            vec!["*".into()]
-        } else {
-            Vec::new()
-        },
-        not_request_principals: if random.chance(3) {
-            vec!["*".into()]
-        } else {
-            Vec::new()
-        },
+        request_principals: list(random, SUBJECTS),
+        not_request_principals: list(random, SUBJECTS),
         namespaces: list(random, NAMESPACES),
         not_namespaces: list(random, NAMESPACES),
         service_accounts: list(random, ACCOUNTS),
@@ -262,7 +258,7 @@ fn random_operation(random: &mut Random) -> Operation {
 }
 
 fn random_condition(random: &mut Random) -> Condition {
-    let (key, values): (&str, &[&str]) = match random.below(12) {
+    let (key, values): (&str, &[&str]) = match random.below(17) {
         0 => ("source.ip", NETWORKS),
         1 => ("remote.ip", NETWORKS),
         2 => ("source.namespace", NAMESPACES),
@@ -273,7 +269,12 @@ fn random_condition(random: &mut Random) -> Condition {
         7 => ("destination.port", PORTS),
         8 => ("connection.sni", SNIS),
         9 => ("request.headers[host]", HOSTS),
-        10 => ("request.auth.claims[iss]", ROLES),
+        10 => ("request.auth.claims[x][y]", CLAIMS),
+        11 => ("request.auth.claims[x]", CLAIMS),
+        12 => ("request.auth.principal", SUBJECTS),
+        13 => ("request.auth.audiences", CLAIMS),
+        14 => ("request.auth.presenter", CLAIMS),
+        15 => ("request.auth.claims[scope]", CLAIMS),
         _ => ("request.headers[x-role]", ROLES),
     };
     let given = |random: &mut Random| {
@@ -312,6 +313,7 @@ fn random_case(random: &mut Random) -> Case {
         .then(|| ADDRESSES[random.below(ADDRESSES.len())]);
     case.port = [80, 9080][random.below(2)];
     case.sni = [None, Some("a.com"), Some("b.com"), Some("a")][random.below(4)];
+    case.token = random.chance(70).then(|| random_token(random));
     if random.chance(10) {
         case.request = None;
         return case;
@@ -336,4 +338,34 @@ fn random_case(random: &mut Random) -> Case {
     ]);
     case.request = Some(request(method, host, path, &headers));
     case
+}
+
+fn random_token(random: &mut Random) -> VerifiedToken {
+    let texts = ["a", "b", "a b", "ab", ""];
+    let claim = |random: &mut Random| match random.below(8) {
+        0..3 => serde_json::json!(random.pick(&texts)),
+        3..5 => serde_json::json!(random.some(&["a", "b", "ab"], 3)),
+        5 => serde_json::json!([3, "b", true]),
+        6 => serde_json::json!(3),
+        _ => serde_json::json!(true),
+    };
+    let mut claims = serde_json::Map::new();
+    if random.chance(90) {
+        claims.insert("iss".into(), random.pick(&["i", "a", "a/b"]).into());
+    }
+    if random.chance(90) {
+        claims.insert("sub".into(), random.pick(&["s", "c", "b/c", "*"]).into());
+    }
+    for name in ["aud", "azp", "scope"] {
+        if random.chance(70) {
+            claims.insert(name.into(), claim(random));
+        }
+    }
+    let x = if random.chance(50) {
+        claim(random)
+    } else {
+        serde_json::json!({"y": claim(random)})
+    };
+    claims.insert("x".into(), x);
+    VerifiedToken::new(claims, Arc::from([]))
 }

@@ -120,7 +120,8 @@ fn value_holds(
     mesh: &MeshSettings,
     case: &Case,
 ) -> Truth {
-    if value.is_empty() {
+    let too_early = key.starts_with("request.auth.") && policy.spec.action == Action::Custom;
+    if value.is_empty() || too_early {
         return Perhaps;
     }
     let peer = case.identity.as_ref();
@@ -229,7 +230,79 @@ fn value_holds(
                 No
             }
         }
+        "request.auth.principal" => principal(value, case),
+        _ if key.starts_with("request.auth.") => claim(key, value, case),
         _ => Perhaps,
+    }
+}
+
+/// Istio's table of request principals; where only the joined text matches, perhaps.
+fn principal(value: &str, case: &Case) -> Truth {
+    if case.request.is_none() {
+        return Perhaps;
+    }
+    let Some(token) = &case.token else { return No };
+    let of = |name: &str| token.claims().get(name).and_then(|claim| claim.as_str());
+    let (Some(issuer), Some(subject)) = (of("iss"), of("sub")) else {
+        return No;
+    };
+    let quote = regex::escape;
+    let pattern = |text: &str| match text {
+        "*" => ".+".to_owned(),
+        _ => quote(text).replace(r"\*", ".*"),
+    };
+    let (issuers, subjects) = match value.rfind('/').map(|at| value.split_at(at)) {
+        _ if value == "*" => (".+".to_owned(), ".+".to_owned()),
+        None if value.starts_with('*') => (".+".to_owned(), pattern(value)),
+        None if value.ends_with('*') => (pattern(value), ".+".to_owned()),
+        None => (quote(value), String::new()),
+        Some((left, right)) if value.starts_with('*') => (pattern(left), quote(&right[1..])),
+        Some((left, right)) if value.ends_with('*') => (quote(left), pattern(&right[1..])),
+        Some((left, right)) => (quote(left), quote(&right[1..])),
+    };
+    if whole(&issuers, issuer) && whole(&subjects, subject) {
+        Yes
+    } else if ends(value, &format!("{issuer}/{subject}")) {
+        Perhaps
+    } else {
+        No
+    }
+}
+
+fn claim(key: &str, value: &str, case: &Case) -> Truth {
+    if case.request.is_none() {
+        return Perhaps;
+    }
+    let Some(token) = &case.token else { return No };
+    let names: Vec<&str> = match key {
+        "request.auth.audiences" => vec!["aud"],
+        "request.auth.presenter" => vec!["azp"],
+        _ => key["request.auth.claims[".len()..key.len() - 1]
+            .split("][")
+            .collect(),
+    };
+    let whole_set = serde_json::Value::Object(token.claims().clone());
+    let found = names.iter().fold(&whole_set, |value, name| &value[*name]);
+    let scalar = |found: &serde_json::Value| match found.as_str() {
+        Some(text) => sure(ends(value, text)),
+        None if found.is_number() || found.is_boolean() => {
+            if ends(value, &found.to_string()) {
+                Perhaps
+            } else {
+                No
+            }
+        }
+        None if found.is_null() || value != "*" => No,
+        None => Perhaps,
+    };
+    match found {
+        serde_json::Value::Array(list) => list.iter().map(scalar).max().unwrap_or(No),
+        serde_json::Value::String(text) if names == ["scope"] && text.contains(' ') => {
+            let words = text.split_whitespace().map(|word| sure(ends(value, word)));
+            let perhaps = if ends(value, text) { Perhaps } else { No };
+            words.max().unwrap_or(No).max(perhaps)
+        }
+        other => scalar(other),
     }
 }
 
