@@ -7,17 +7,23 @@
 //! builds one from scratch.
 
 pub mod authorization;
+pub mod jwt;
 
 use std::sync::Arc;
 
 use wayline_chain::FilterSource;
 
 pub use authorization::AuthorizationSource;
+pub use jwt::{JwtSource, RemoteKeys};
 
-/// Every native filter there is. Each yields filters only for scopes that configure it.
+/// Every native filter there is. Each yields filters only for scopes that configure it. Keys of token
+/// issuers that have to be fetched are read from `remote`.
 #[must_use]
-pub fn native_sources() -> Vec<Arc<dyn FilterSource>> {
-    vec![Arc::new(AuthorizationSource)]
+pub fn native_sources(remote: RemoteKeys) -> Vec<Arc<dyn FilterSource>> {
+    vec![
+        Arc::new(JwtSource::new(remote)),
+        Arc::new(AuthorizationSource),
+    ]
 }
 
 #[cfg(doctest)]

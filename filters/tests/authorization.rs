@@ -9,7 +9,7 @@ use http::{Method, StatusCode, uri::PathAndQuery};
 use serde_json::{Value, json};
 use wayline_chain::bench::{Bench, Head, Request};
 use wayline_chain::{Callout, Chain, LocalReply, NoCallout, Phase, Scope, Started};
-use wayline_filters::native_sources;
+use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::Snapshot;
 use wayline_model::authorization::{AttachedPolicy, Authorization};
 use wayline_model::mesh::MeshSettings;
@@ -53,8 +53,9 @@ fn chain(authorization: &Arc<Authorization>) -> Rc<Chain> {
         port: 9080,
         authorization,
         plugins: &Arc::default(),
+        authentication: &Arc::default(),
     };
-    let filters = native_sources()
+    let filters = native_sources(RemoteKeys::none())
         .iter()
         .flat_map(|source| source.filters(&scope))
         .collect();

@@ -81,6 +81,26 @@ impl Envoy {
         )
     }
 
+    /// Envoy as a plain HTTP proxy in front of `target`, with these filters and these clusters besides.
+    #[must_use]
+    pub fn http(mesh: &Mesh, target: SocketAddr, filters: &[Value], clusters: &[Value]) -> Self {
+        let list = |values: &[Value]| {
+            let values: Vec<String> = values.iter().map(|value| format!("{value},")).collect();
+            values.join("\n")
+        };
+        Self::start(
+            mesh,
+            "http",
+            &[
+                ("LISTEN_ADDRESS", &mesh.ip(crate::mesh::CALLER).to_string()),
+                ("TARGET_ADDRESS", &target.ip().to_string()),
+                ("TARGET_PORT", &target.port().to_string()),
+                ("FILTERS", &list(filters)),
+                ("CLUSTERS", &list(clusters)),
+            ],
+        )
+    }
+
     fn start(mesh: &Mesh, template: &str, values: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir_in(mesh.home()).unwrap().keep();
         let (file, admin) = (dir.join("envoy.yaml"), dir.join("admin"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde_json::Value;
 
+use crate::ext_authz::{self, ExtAuthzProviders};
 use crate::finding::Finding;
 use crate::identity::TrustDomain;
 use crate::request::PathNormalization;
@@ -42,6 +43,8 @@ pub struct MeshSettings {
     /// Trailers that pass beside those that always do, in lower case: annotation [`TRAILERS`] of the
     /// ConfigMap, a list with commas.
     pub trailers: Arc<[HeaderName]>,
+    /// Those of them that external authorization asks.
+    pub ext_authz: ExtAuthzProviders,
 }
 
 /// Annotation of MeshConfig's ConfigMap that asks for Istio's ways where they are laxer than ours.
@@ -66,6 +69,7 @@ impl Default for MeshSettings {
             extension_providers: Vec::new(),
             istio_compat: false,
             trailers: Arc::default(),
+            ext_authz: ExtAuthzProviders::new(),
         }
     }
 }
@@ -145,6 +149,8 @@ impl MeshReader {
             self.key(key, value);
         }
         self.settings.tracing.provider = tracing::provider(&self.settings, &mut self.findings);
+        self.settings.ext_authz =
+            ext_authz::providers(&self.settings.extension_providers, &mut self.findings);
         // Encoding and format mean something only beside a file.
         let Some(file) = fields.get("accessLogFile").and_then(Value::as_str) else {
             return;

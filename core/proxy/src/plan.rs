@@ -110,6 +110,9 @@ impl Place {
         match self {
             Self::Target(target) => &target.plugins,
             Self::Entrance(entrance) => &entrance.plugins,
+        }
+    }
+
     /// Whose tokens are taken.
     pub(crate) fn authentication(&self) -> &Arc<Authentication> {
         match self {

@@ -216,12 +216,10 @@ fn check_names_what_is_not_supported_yet() {
     let mesh = scene::echo_mesh(&[]);
     mesh.write(
         "later.yaml",
-        "apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {name: jwt, namespace: default}
-spec:
-  targetRefs: [{kind: Service, group: \"\", name: echo}]
-  jwtRules: [{issuer: me}]
+        "apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: later, namespace: default}
+spec: {configPatches: []}
 ",
     );
     let finished = mesh.run(&["check", "-f", "manifests"]);

@@ -15,6 +15,7 @@ mod gateway;
 mod grpc;
 mod hbone;
 mod hbone_out;
+mod jwt;
 mod mirrors;
 mod protocol;
 mod retries;

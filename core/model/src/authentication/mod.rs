@@ -5,6 +5,7 @@
 //! native filter; fetching keys to the control side. This room says which keys are wanted
 //! ([`JwksLocation`]) and what a verified token tells policies ([`VerifiedToken`]).
 
+mod book;
 mod compile;
 pub mod jwks;
 pub mod spec;
@@ -18,6 +19,7 @@ use http::header::HeaderName;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 
+pub use book::{JwksBook, REFETCH_INTERVAL, RemoteJwks};
 pub use compile::problems;
 pub use jwks::Jwks;
 pub use spec::RequestAuthenticationSpec;

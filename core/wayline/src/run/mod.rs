@@ -206,7 +206,7 @@ fn start(
 
 /// Where filters come from.
 fn sources() -> Vec<Arc<dyn FilterSource>> {
-    let mut sources = wayline_filters::native_sources();
+    let mut sources = wayline_filters::native_sources(wayline_filters::RemoteKeys::none());
     sources.push(Arc::new(PluginSource::default()));
     sources
 }
