@@ -8,6 +8,8 @@ use wayline_telemetry::Throttle;
 
 use crate::callbacks::Callback;
 use crate::fault::TrapKind;
+use crate::metrics::Metrics;
+use crate::shared::Shared;
 
 /// The book of one plugin.
 pub(crate) struct PluginBook {
@@ -19,10 +21,14 @@ pub(crate) struct PluginBook {
     started: AtomicU64,
     refused: AtomicU64,
     bypassed: AtomicU64,
-    pub(crate) dropped_log_bytes: AtomicU64,
+    dropped_log_bytes: AtomicU64,
     callouts: [AtomicU64; CalloutResult::ALL.len()],
     ledger: Mutex<Ledger>,
     log: Mutex<LogQuota>,
+    /// Data and queues of the plugin.
+    pub(crate) shared: Arc<Shared>,
+    /// Metrics that the plugin defines.
+    pub(crate) metrics: Metrics,
 }
 
 /// What instances counted.
@@ -89,6 +95,8 @@ impl PluginBook {
             dropped_log_bytes: AtomicU64::new(0),
             callouts: Default::default(),
             ledger: Mutex::default(),
+            shared: Arc::default(),
+            metrics: Metrics::default(),
             log: Mutex::new(LogQuota {
                 since: None,
                 left: 0,
@@ -135,6 +143,16 @@ impl PluginBook {
 
     pub(crate) fn callouts(&self, result: CalloutResult) -> u64 {
         self.callouts[result as usize].load(Ordering::Relaxed)
+    }
+
+    /// Streams refused, and passed, because the plugin could not work.
+    pub(crate) fn failed(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.refused), load(&self.bypassed))
+    }
+
+    pub(crate) fn dropped_log_bytes(&self) -> u64 {
+        self.dropped_log_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn started(&self) -> u64 {

@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
-use bytes::Bytes;
 use wayline_chain::{Direction, LocalReply};
 
 use crate::callouts::Delivery;
@@ -16,14 +16,14 @@ use crate::place::Place;
 pub(crate) struct StreamControl {
     /// The target of its chain.
     pub(crate) place: Rc<Place>,
+    /// When it began.
+    pub(crate) began: SystemTime,
     lanes: [Lane; 2],
     reply: RefCell<Option<LocalReply>>,
     closed: Cell<bool>,
     /// Callouts under way for it.
     pub(crate) callouts: Cell<u32>,
     inbox: RefCell<VecDeque<Delivery>>,
-    /// What `proxy_set_property` stored, by path.
-    pub(crate) properties: RefCell<Vec<(Box<[u8]>, Bytes)>>,
 }
 
 /// One direction of a stream.
@@ -39,12 +39,12 @@ impl StreamControl {
     pub(crate) fn new(place: Rc<Place>) -> Self {
         Self {
             place,
+            began: SystemTime::now(),
             lanes: Default::default(),
             reply: RefCell::default(),
             closed: Cell::default(),
             callouts: Cell::default(),
             inbox: RefCell::default(),
-            properties: RefCell::default(),
         }
     }
 

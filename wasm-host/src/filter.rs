@@ -75,7 +75,7 @@ impl Filter for WasmFilter {
         self.needs
     }
 
-    fn begin(&self, context: &mut RequestContext) -> Begin {
+    fn begin(&self, _: &mut RequestContext) -> Begin {
         if !self.hears_streams {
             return Begin::Pass;
         }
@@ -90,7 +90,7 @@ impl Filter for WasmFilter {
             return Begin::Pass;
         }
         recipe.book.refused();
-        Begin::Reply(failed(context))
+        Begin::Reply(failed())
     }
 }
 

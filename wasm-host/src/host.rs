@@ -1,12 +1,16 @@
 //! What all instances of the process share.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wayline_model::plugin::{EnvironmentValue, Plugin};
 
+use wayline_telemetry::MetricsHub;
+
 use crate::book::PluginBook;
+use crate::collect;
 use crate::engine::{Engine, Ticking};
 
 /// How the process lets modules run.
@@ -22,6 +26,7 @@ pub struct Host {
     settings: HostSettings,
     books: Mutex<HashMap<Arc<str>, Arc<PluginBook>>>,
     started: Instant,
+    listeners: AtomicU64,
     /// Runs as long as plugins may.
     _clock: Arc<Ticking>,
 }
@@ -35,6 +40,7 @@ impl Host {
             _clock: engine.ticking(),
             engine,
             started: Instant::now(),
+            listeners: AtomicU64::new(0),
             settings,
             books: Mutex::default(),
         })
@@ -58,6 +64,28 @@ impl Host {
     /// Time since the host was made: the modules' monotonic clock.
     pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// A number that no other instance has.
+    pub(crate) fn next_listener(&self) -> u64 {
+        self.listeners.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// All books.
+    pub(crate) fn books(&self) -> Vec<Arc<PluginBook>> {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut books: Vec<_> = books.values().cloned().collect();
+        books.sort_by(|one, other| one.name.cmp(&other.name));
+        books
+    }
+
+    /// Shows what is counted about plugins, and what they count themselves.
+    ///
+    /// # Errors
+    /// When the registry has metrics of these names already: a fault of the program.
+    pub fn register(self: &Arc<Self>, hub: &MetricsHub) -> Result<(), prometheus::Error> {
+        let collector = collect::Collector::new(Arc::downgrade(self))?;
+        hub.registry().register(Box::new(collector))
     }
 
     /// A plugin's environment as `NAME=value`.

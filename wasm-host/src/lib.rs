@@ -13,7 +13,7 @@
 //! callback runs; what host functions (`hostcalls`) see of that is the `State`. Everything that a
 //! module asks for about streams goes through a `StreamControl` and happens after the callback.
 
-#![allow(dead_code, reason = "the rest of the ABI is on its way")]
+#![allow(dead_code, reason = "gRPC callouts and TCP filters are on their way")]
 
 mod abi;
 mod book;
@@ -21,6 +21,7 @@ mod budget;
 mod callbacks;
 mod callouts;
 mod canary;
+mod collect;
 mod control;
 mod engine;
 mod error;
@@ -32,11 +33,13 @@ mod hostcalls;
 mod inspect;
 mod instance;
 mod memory;
+mod metrics;
 mod pairs;
 mod place;
 mod prepared;
-mod reply;
+mod properties;
 mod seat;
+mod shared;
 mod source;
 mod state;
 mod status;

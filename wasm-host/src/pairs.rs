@@ -46,15 +46,6 @@ where
     }
 }
 
-/// Entries written for a module.
-pub(crate) fn encode(entries: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut bytes = vec![0; size(entries.iter().copied())];
-    if !bytes.is_empty() {
-        write(&mut bytes, || entries.iter().copied());
-    }
-    bytes
-}
-
 /// Reads what a module wrote. `None` where it is not exactly a map, or larger than one may be.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if bytes.is_empty() {
@@ -100,6 +91,14 @@ mod tests {
 
     type Pair = (&'static [u8], &'static [u8]);
     const PAIRS: [Pair; 3] = [(b":path", b"/"), (b"empty", b""), (b"a", b"\0\xff")];
+
+    fn encode(entries: &[Pair]) -> Vec<u8> {
+        let mut bytes = vec![0; size(entries.iter().copied())];
+        if !bytes.is_empty() {
+            write(&mut bytes, || entries.iter().copied());
+        }
+        bytes
+    }
 
     #[test]
     fn what_is_written_is_read() {

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use wayline_chain::Scope;
-use wayline_model::service::Service;
 use wayline_model::snapshot::Proxy;
 
 /// The facts of a scope, kept beyond the snapshot they came from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     pub(crate) proxy: Option<Arc<Proxy>>,
-    pub(crate) service: Option<Arc<Service>>,
-    pub(crate) port: u16,
     pub(crate) cluster_id: Option<Arc<str>>,
 }
 
@@ -19,8 +16,6 @@ impl Place {
     pub(crate) fn of(scope: &Scope<'_>) -> Self {
         Self {
             proxy: Some(Arc::clone(scope.proxy)),
-            service: scope.service.cloned(),
-            port: scope.port,
             cluster_id: Some(Arc::clone(&scope.snapshot.mesh.cluster_id)),
         }
     }

@@ -22,6 +22,7 @@ use crate::callouts::Callouts;
 use crate::control::{Signal, StreamControl};
 use crate::error::StartError;
 use crate::host::Host;
+use crate::metrics::Metric;
 use crate::status::{Buffer, Map, Status};
 
 /// The root context of the plugin. There is one per instance.
@@ -64,6 +65,14 @@ pub(crate) struct State {
     pub(crate) arguments: Bytes,
     /// Milliseconds between two ticks; 0 for none.
     pub(crate) tick_period: u32,
+    /// Metrics it defined; ids are positions.
+    pub(crate) metrics: Vec<Arc<Metric>>,
+    /// Queues it is told of.
+    pub(crate) queues: Vec<u32>,
+    /// Tells it apart from all other instances of the process.
+    pub(crate) listener: u64,
+    /// What `proxy_set_property` stored while no exchange was at hand.
+    pub(crate) properties: Vec<(Box<[u8]>, Bytes)>,
     /// Whether somebody sees to ticks.
     pub(crate) ticking: bool,
     /// Whether the root was asked to come to an end.
@@ -85,8 +94,8 @@ pub(crate) struct Exchange {
     pub(crate) body: Option<(Buffer, Bytes)>,
     /// The trailers that can be read and edited.
     pub(crate) trailers: Option<(Map, HeaderMap)>,
-    /// Whether trailers can be made.
-    pub(crate) ending: bool,
+    /// Body bytes of request and response, once it is over.
+    pub(crate) bytes: Option<(u64, u64)>,
 }
 
 /// How much an instance may have of the process.
@@ -161,7 +170,7 @@ impl Exchange {
             context: RequestContext::new(Rc::new(connection), request, true),
             body: None,
             trailers: None,
-            ending: false,
+            bytes: None,
         })
     }
 }

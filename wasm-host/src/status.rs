@@ -9,6 +9,7 @@ pub(crate) enum Status {
     NotFound = 1,
     BadArgument = 2,
     SerializationFailure = 3,
+    /// Of gRPC calls: no such upstream.
     ParseFailure = 4,
     InvalidMemoryAccess = 6,
     Empty = 7,

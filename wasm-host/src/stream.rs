@@ -69,15 +69,9 @@ impl WasmStream {
     }
 
     /// What a callback asked for, as the chain knows it.
-    fn settle(
-        &mut self,
-        context: &RequestContext,
-        direction: Direction,
-        stage: Stage,
-        answer: Result<Action, Dead>,
-    ) -> Step {
+    fn settle(&mut self, direction: Direction, stage: Stage, answer: Result<Action, Dead>) -> Step {
         let Ok(action) = answer else {
-            return self.fail(context);
+            return self.fail();
         };
         if let Some(step) = self.verdict() {
             return step;
@@ -116,7 +110,7 @@ impl WasmStream {
     }
 
     /// What becomes of an exchange whose instance died.
-    fn fail(&mut self, context: &RequestContext) -> Step {
+    fn fail(&mut self) -> Step {
         self.fate = Fate::Over;
         let book = &self.seat.recipe.book;
         if self.seat.recipe.plugin.fail_strategy == FailStrategy::FailOpen {
@@ -124,15 +118,15 @@ impl WasmStream {
             return Step::Continue;
         }
         book.refused();
-        Step::Reply(failed(context))
+        Step::Reply(failed())
     }
 
     /// The answer to an event that the module does not hear of.
-    fn early(&mut self, context: &RequestContext) -> Option<Step> {
+    fn early(&mut self) -> Option<Step> {
         if self.is_over() {
             return Some(Step::Continue);
         }
-        (!self.instance.is_alive()).then(|| self.fail(context))
+        (!self.instance.is_alive()).then(|| self.fail())
     }
 
     fn is_over(&self) -> bool {
@@ -141,9 +135,8 @@ impl WasmStream {
 }
 
 /// The answer in the place of a plugin that can not work.
-pub(crate) fn failed(context: &RequestContext) -> LocalReply {
-    let reply = LocalReply::text(StatusCode::SERVICE_UNAVAILABLE, "", "wasm_fail_stream");
-    crate::reply::for_caller(reply, None, context)
+pub(crate) fn failed() -> LocalReply {
+    LocalReply::text(StatusCode::SERVICE_UNAVAILABLE, "", "wasm_fail_stream")
 }
 
 impl StreamFilter for WasmStream {
@@ -163,7 +156,7 @@ impl StreamFilter for WasmStream {
             action.map(action_of)
         });
         self.id = id;
-        self.settle(context, Direction::Request, Stage::Headers, answer)
+        self.settle(Direction::Request, Stage::Headers, answer)
     }
 
     fn request_body(
@@ -190,7 +183,7 @@ impl StreamFilter for WasmStream {
         response: &mut ResponseHead,
         end_of_stream: bool,
     ) -> Step {
-        if let Some(step) = self.early(context) {
+        if let Some(step) = self.early() {
             return step;
         }
         self.control.begin(Direction::Response);
@@ -206,7 +199,7 @@ impl StreamFilter for WasmStream {
             *response = head;
         }
         let answer = answer.map(action_of);
-        self.settle(context, Direction::Response, Stage::Headers, answer)
+        self.settle(Direction::Response, Stage::Headers, answer)
     }
 
     fn response_body(
@@ -237,12 +230,12 @@ impl StreamFilter for WasmStream {
             return task::Poll::Ready(Step::Continue);
         }
         if !self.instance.is_alive() {
-            return task::Poll::Ready(self.fail(context));
+            return task::Poll::Ready(self.fail());
         }
         let direction = held.direction;
         self.control.wait(direction, task.waker());
         if self.control.has_delivery() && self.take_deliveries(context, held).is_err() {
-            return task::Poll::Ready(self.fail(context));
+            return task::Poll::Ready(self.fail());
         }
         if let Some(step) = self.verdict() {
             return task::Poll::Ready(step);
@@ -253,12 +246,18 @@ impl StreamFilter for WasmStream {
         task::Poll::Pending
     }
 
-    fn complete(&mut self, context: &mut RequestContext, _: &Summary) {
+    fn complete(&mut self, context: &mut RequestContext, summary: &Summary) {
         if self.id == 0 {
             return;
         }
         let id = self.id;
-        let ended = self.enter(context, |running| running.close(id));
+        let ended = self.enter(context, |running| {
+            running.state_mut().exchange.bytes =
+                Some((summary.request_bytes, summary.response_bytes));
+            let ended = running.close(id);
+            running.state_mut().exchange.bytes = None;
+            ended
+        });
         if ended.is_ok() && !self.is_over() {
             self.instance.finished.set(self.instance.finished.get() + 1);
         }
@@ -274,7 +273,7 @@ impl WasmStream {
         body: &mut Bytes,
         end_of_stream: bool,
     ) -> Step {
-        if let Some(step) = self.early(context) {
+        if let Some(step) = self.early() {
             return step;
         }
         self.control.begin(direction);
@@ -301,7 +300,7 @@ impl WasmStream {
         if let Ok(Action(3)) = answer {
             body.clear();
         }
-        self.settle(context, direction, Stage::Body, answer)
+        self.settle(direction, Stage::Body, answer)
     }
 
     fn trailers(
@@ -311,7 +310,7 @@ impl WasmStream {
         body: &mut Bytes,
         trailers: &mut HeaderMap,
     ) -> Step {
-        if let Some(step) = self.early(context) {
+        if let Some(step) = self.early() {
             return step;
         }
         self.control.begin(direction);
@@ -346,7 +345,7 @@ impl WasmStream {
             *trailers = ending.map(|(_, map)| map).unwrap_or_default();
             action.map(action_of)
         });
-        self.settle(context, direction, Stage::Trailers, answer)
+        self.settle(direction, Stage::Trailers, answer)
     }
 
     /// Tells the module of callouts that have ended, with everything held in its hands.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wayline_model::authentication::VerifiedToken;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
@@ -55,6 +56,23 @@ pub struct RequestContext {
     pub response: Option<ResponseHead>,
     /// What the request's token says, once it was verified.
     pub token: Option<Rc<VerifiedToken>>,
+    /// Where the request went, once it was routed.
+    pub routed: Option<Routed>,
+    /// What filters tell each other, by name (Envoy's filter state).
+    pub filter_state: Vec<(Box<[u8]>, Bytes)>,
+}
+
+/// Where a request went.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// The route rule, as access logs name it.
+    pub route: Arc<str>,
+    /// The cluster, as Istio names it.
+    pub cluster: Arc<str>,
+    /// The endpoint tried last, once it answered.
+    pub address: Option<SocketAddr>,
+    /// How many attempts there were.
+    pub attempts: u32,
 }
 
 impl RequestContext {
@@ -72,6 +90,8 @@ impl RequestContext {
             shadow_denied_by: None,
             response: None,
             token: None,
+            routed: None,
+            filter_state: Vec::new(),
         }
     }
 

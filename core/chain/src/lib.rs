@@ -22,7 +22,7 @@ pub mod runner;
 pub use body::{BodyError, FilteredRequest, FilteredResponse};
 pub use callout::{Callout, CalloutError, CalloutFuture, CalloutRequest, NoCallout, Task};
 pub use chain::{Chain, Opened, Started};
-pub use context::{Connection, RequestContext};
+pub use context::{Connection, RequestContext, Routed};
 pub use filter::{
     Begin, Direction, Filter, FilterSource, Held, LocalReply, Needs, Phase, Placed, ResponseHead,
     Scope, Step, StreamFilter, Summary,

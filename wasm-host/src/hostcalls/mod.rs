@@ -3,7 +3,11 @@
 mod base;
 mod buffers;
 mod callouts;
+mod foreign;
 mod maps;
+mod metrics;
+mod properties;
+mod shared;
 mod streams;
 mod wasi;
 
@@ -244,7 +248,11 @@ fn offer(table: &mut Table) -> wasmtime::Result<()> {
     base::offer(table)?;
     buffers::offer(table)?;
     callouts::offer(table)?;
+    foreign::offer(table)?;
     maps::offer(table)?;
+    metrics::offer(table)?;
+    properties::offer(table)?;
+    shared::offer(table)?;
     streams::offer(table)?;
     wasi::offer(table)
 }

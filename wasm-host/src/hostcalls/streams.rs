@@ -1,7 +1,7 @@
 //! Going on, closing, and answering streams.
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use wasmtime::Caller;
 use wayline_chain::{Direction, LocalReply};
@@ -10,7 +10,6 @@ use super::Table;
 use crate::abi::HOST;
 use crate::memory::{parts, slice};
 use crate::pairs;
-use crate::reply;
 use crate::state::State;
 use crate::status::{Answer, Status, code};
 
@@ -84,18 +83,28 @@ fn send_local_response(
     code(send())
 }
 
-fn answer_stream(state: &State, reply: LocalReply, grpc_status: Option<u32>) -> Answer {
+fn answer_stream(state: &State, mut reply: LocalReply, grpc_status: Option<u32>) -> Answer {
     let Some(stream) = state.stream() else {
         return Ok(());
     };
+    // The data path makes it what gRPC clients understand; it takes the code that is there.
     let exchange = &state.exchange;
-    let reply = if exchange.owner == state.context() {
-        reply::for_caller(reply, grpc_status, &exchange.context)
-    } else {
-        reply
-    };
+    if let Some(status) = grpc_status
+        && exchange.owner == state.context()
+        && is_grpc(&exchange.context.request().headers)
+    {
+        reply.headers.insert(GRPC_STATUS, status.into());
+    }
     stream.reply(reply);
     Ok(())
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 fn status_of(status: u32) -> Result<StatusCode, Status> {

@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
+mod bodies;
+mod containment;
 mod headers;
+mod lifecycle;
+mod reaching_out;
+mod sharing;
 mod support;

@@ -23,12 +23,12 @@ use wayline_wasm_host::{Artifact, Engine, Host, HostSettings, Prepared, WasmFilt
 
 /// A module of these items, with memory, an allocator, and all host functions imported by their names
 /// without `proxy_`. Memory below 4096 is the guest's own; `$answer` is 64 bytes at 64.
-pub fn guest(items: &str) -> String {
+pub(crate) fn guest(items: &str) -> String {
     guest_of("proxy_abi_version_0_2_1", items)
 }
 
 /// The same for another version of the ABI.
-pub fn guest_of(abi: &str, items: &str) -> String {
+pub(crate) fn guest_of(abi: &str, items: &str) -> String {
     let imports: String = IMPORTS
         .iter()
         .map(|(name, inputs)| {
@@ -56,8 +56,45 @@ pub fn guest_of(abi: &str, items: &str) -> String {
           (global.set $heap (i32.add (global.get $heap) (local.get 0)))
           (local.get 1))
         (func (export "{abi}"))
-        {items})"#
+        (data (i32.const 3000) "outbound|80||t")
+        (data (i32.const 3100) "{head}")
+        ;; Remembers one more letter of what happened.
+        (func $note (param i32)
+          (i32.store8 (i32.add (i32.const 2048) (i32.load (i32.const 2044))) (local.get 0))
+          (i32.store (i32.const 2044) (i32.add (i32.load (i32.const 2044)) (i32.const 1))))
+        ;; Calls a backend, with what was remembered as body. Answers the status; the token is at 2040.
+        (func $call (result i32)
+          (call $http_call
+            (i32.const 3000) (i32.const 14)
+            (i32.const 3100) (i32.const {head_length})
+            (i32.const 2048) (i32.load (i32.const 2044))
+            (i32.const 0) (i32.const 0) (i32.const 1000) (i32.const 2040)))
+        {items})"#,
+        head = escaped(&call_head()),
+        head_length = call_head().len(),
     )
+}
+
+fn call_head() -> Vec<u8> {
+    pairs(&[(":method", "POST"), (":path", "/told"), (":authority", "t")])
+}
+
+/// A map as guests write it.
+pub(crate) fn pairs(entries: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = (entries.len() as u32).to_le_bytes().to_vec();
+    for (name, value) in entries {
+        bytes.extend((name.len() as u32).to_le_bytes());
+        bytes.extend((value.len() as u32).to_le_bytes());
+    }
+    for (name, value) in entries {
+        bytes.extend(name.bytes().chain([0]).chain(value.bytes()).chain([0]));
+    }
+    bytes
+}
+
+/// Bytes as a string of the text format.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
 const IMPORTS: &[(&str, &str)] = &[
@@ -102,19 +139,19 @@ thread_local! {
 }
 
 /// A host of its own.
-pub fn host() -> Arc<Host> {
+pub(crate) fn host() -> Arc<Host> {
     Host::new(ENGINE.with(Clone::clone), HostSettings::default())
 }
 
 /// A module ready to run.
-pub fn prepared(host: &Host, text: &str) -> Arc<Prepared> {
+pub(crate) fn prepared(host: &Host, text: &str) -> Arc<Prepared> {
     let module = wat::parse_str(text).unwrap();
     let code = host.engine().precompile(&module).unwrap();
     Prepared::load(host.engine(), Artifact::Bytes(&code)).unwrap()
 }
 
 /// A plugin that fails closed and asks for nothing special.
-pub fn plugin(edit: impl FnOnce(&mut Plugin)) -> Arc<Plugin> {
+pub(crate) fn plugin(edit: impl FnOnce(&mut Plugin)) -> Arc<Plugin> {
     thread_local!(static LAST: Cell<u8> = const { Cell::new(0) });
     LAST.set(LAST.get() + 1);
     let mut plugin = Plugin {
@@ -144,28 +181,28 @@ pub fn plugin(edit: impl FnOnce(&mut Plugin)) -> Arc<Plugin> {
 }
 
 /// A plugin at work, with what surrounds it.
-pub struct Stage {
-    pub host: Arc<Host>,
-    pub prepared: Arc<Prepared>,
-    pub plugin: Arc<Plugin>,
-    pub world: World,
-    pub chain: Rc<Chain>,
+pub(crate) struct Stage {
+    pub(crate) host: Arc<Host>,
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) world: World,
+    pub(crate) chain: Rc<Chain>,
 }
 
 impl Stage {
     /// The guest as the only filter.
-    pub fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         Self::with(text, |_| {})
     }
 
     /// The guest as the only filter, in a plugin of one's own.
-    pub fn with(text: &str, edit: impl FnOnce(&mut Plugin)) -> Self {
+    pub(crate) fn with(text: &str, edit: impl FnOnce(&mut Plugin)) -> Self {
         let host = host();
         let prepared = prepared(&host, text);
         Self::on(host, prepared, plugin(edit))
     }
 
-    pub fn on(host: Arc<Host>, prepared: Arc<Prepared>, plugin: Arc<Plugin>) -> Self {
+    pub(crate) fn on(host: Arc<Host>, prepared: Arc<Prepared>, plugin: Arc<Plugin>) -> Self {
         let world = World::default();
         let filter = WasmFilter::alone(&host, &prepared, &plugin, &world.callout());
         Self {
@@ -178,7 +215,7 @@ impl Stage {
     }
 
     /// One more chain with the same plugin.
-    pub fn another_chain(&self) -> Rc<Chain> {
+    pub(crate) fn another_chain(&self) -> Rc<Chain> {
         chain_of(WasmFilter::alone(
             &self.host,
             &self.prepared,
@@ -190,7 +227,7 @@ impl Stage {
 
 /// Backends and clock of a test. Clones are the same.
 #[derive(Clone, Default)]
-pub struct World(Rc<Inner>);
+pub(crate) struct World(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -203,29 +240,38 @@ struct Inner {
 type Answered = Result<(Response<Bytes>, HeaderMap), CalloutError>;
 
 impl World {
-    pub fn callout(&self) -> Rc<dyn Callout> {
+    pub(crate) fn callout(&self) -> Rc<dyn Callout> {
         Rc::new(self.clone())
     }
 
     /// The requests sent so far.
-    pub fn sent(&self) -> std::cell::Ref<'_, Vec<CalloutRequest>> {
+    pub(crate) fn sent(&self) -> std::cell::Ref<'_, Vec<CalloutRequest>> {
         self.0.sent.borrow()
     }
 
+    /// The bodies of the requests sent so far.
+    pub(crate) fn bodies(&self) -> Vec<String> {
+        let sent = self.sent();
+        let bodies = sent.iter().map(|request| request.request.body());
+        bodies
+            .map(|body| String::from_utf8_lossy(body).into_owned())
+            .collect()
+    }
+
     /// Answers a request, and drives what waits for it.
-    pub fn answer(&self, index: usize, answer: Answered) {
+    pub(crate) fn answer(&self, index: usize, answer: Answered) {
         self.0.answers.borrow_mut()[index] = Some(answer);
         self.drive();
     }
 
     /// Lets time pass, and drives what waits for it.
-    pub fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         self.0.now.set(self.0.now.get() + time);
         self.drive();
     }
 
     /// Drives all tasks as far as they go.
-    pub fn drive(&self) {
+    pub(crate) fn drive(&self) {
         let mut context = Context::from_waker(Waker::noop());
         let mut tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
         tasks.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
@@ -267,7 +313,7 @@ impl Callout for World {
 }
 
 /// A reply as text: status, details, body.
-pub fn told(reply: &LocalReply) -> String {
+pub(crate) fn told(reply: &LocalReply) -> String {
     format!(
         "{} {} {}",
         reply.status.as_u16(),

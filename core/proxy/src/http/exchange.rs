@@ -14,7 +14,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use wayline_chain::{FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Started};
+use wayline_chain::{
+    FilteredResponse, Interrupt, LocalReply, Outcome, RequestContext, Routed, Started,
+};
 use wayline_model::CanonicalRequest;
 use wayline_model::mesh::MeshSettings;
 use wayline_model::request::RequestError;
@@ -236,19 +238,32 @@ async fn filtered(
         match decide(ingress, plan, bound, request, book) {
             Decision::Answer(reply) => Err(reply),
             Decision::Forward(mut forward) => {
+                run.with_context(|context| context.routed = Some(forward.facts()));
                 forward.request.body = Some(ClientBody::new(source, trailers));
                 send(ingress, forward, book).await
             }
         }
     };
     match run.unless_interrupted(upstream).await {
-        Ok(Ok(response)) => finish(run.respond(response).await, book),
+        Ok(Ok(response)) => {
+            run.with_context(|context| answered(context, book));
+            finish(run.respond(response).await, book)
+        }
         Ok(Err(reply)) => finish(run.reply::<UpstreamBody>(reply).await, book),
         Err(Interrupt::Reply(reply)) => {
             let reply = book.local(reply, ResponseFlags::NONE);
             finish(run.reply::<UpstreamBody>(reply).await, book)
         }
         Err(Interrupt::Reset(details)) => Err(cut(book, details)),
+    }
+}
+
+/// Tells filters who answered.
+fn answered(context: &mut RequestContext, book: &Book) {
+    if let Some(routed) = &mut context.routed {
+        let endpoint = book.attempts.endpoint.as_ref();
+        routed.address = endpoint.map(|endpoint| endpoint.endpoint.address);
+        routed.attempts = book.attempts.count;
     }
 }
 
@@ -316,6 +331,18 @@ struct Forwarding {
     mirrors: Vec<Rc<upstream::ClusterState>>,
     /// The page that asks, where the rule grants pages of other origins something.
     origin: Option<Box<HeaderValue>>,
+}
+
+impl Forwarding {
+    /// For filters that ask where the request goes.
+    fn facts(&self) -> Routed {
+        Routed {
+            route: Arc::clone(&self.rule.name),
+            cluster: Arc::clone(&self.cluster.cluster().name),
+            address: None,
+            attempts: 0,
+        }
+    }
 }
 
 /// Looks up the route and the backend, and makes the request what the backend shall get.
