@@ -24,7 +24,7 @@ use wayline_wasm_host::PluginSource;
 use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::logging::{self, LogLevels};
-use crate::{FAILED, OK};
+use crate::{FAILED, OK, modules};
 use signals::{Signal, Signals};
 
 /// Serves until told to stop. The exit code is 0 after a complete drain.
@@ -79,7 +79,7 @@ impl Serving {
     /// Reads the manifests, gets a certificate, opens the listeners.
     pub(crate) fn start(args: &RunArgs, levels: LogLevels) -> Result<Self, Failure> {
         // Nothing is fetched yet; flags that can not be kept are told at once.
-        let _fetch = args.fetch.client()?;
+        let _modules = args.modules.settings(Some(modules::default_cache()))?;
         let store = CertificateStore::new();
         let ca = args
             .dev_ca

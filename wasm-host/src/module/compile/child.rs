@@ -1,7 +1,6 @@
 //! The compiler's side: confine ourselves, read a module, write what it becomes.
 
 use std::io::{self, Read as _, Write as _};
-use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmparser::{FunctionBody, Operator, Parser, Payload};
@@ -15,20 +14,20 @@ const MAX_NESTING: u32 = 10_000;
 
 /// Is the compiler: a module comes in on stdin, code goes out on stdout, a sentence about a module that
 /// is refused on stderr. To be called before anything else in a process of its own, which is not to be
-/// used afterwards: its limits stay.
+/// used afterwards: its limits stay. Returns the exit status.
 #[must_use]
-pub fn run_child(cpu_seconds: u64, memory: u64) -> ExitCode {
+pub fn run_child(cpu_seconds: u64, memory: u64) -> u8 {
     match confine(cpu_seconds, memory)
         .map_err(|error| {
             format!("the compiler can not be confined: {error}; look at the limits of this process")
         })
         .and_then(|()| compile())
     {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(reason) => {
             // Where nobody listens, the status says enough.
             let _ = writeln!(io::stderr(), "{reason}");
-            ExitCode::from(REFUSED)
+            REFUSED
         }
     }
 }
