@@ -110,7 +110,11 @@ impl Registry {
     /// # Panics
     /// When the registry does not take it.
     pub fn push(&self, name: &str, docker: bool, config: &str, layers: &[(&str, &[u8])]) -> String {
-        let kind = if docker { DOCKER_MANIFEST } else { OCI_MANIFEST };
+        let kind = if docker {
+            DOCKER_MANIFEST
+        } else {
+            OCI_MANIFEST
+        };
         let repository = name.split_once(':').map_or(name, |(it, _)| it);
         self.push_blob(repository, b"{}");
         for (_, layer) in layers {

@@ -17,7 +17,10 @@ pub(crate) fn set_up(tools: &Tools) -> Result<(), Error> {
         return Ok(());
     }
     let debian = Debian::of_this_machine()?;
-    eprintln!("tools: fetching docker-registry from Debian {} (6 MB)", debian.codename);
+    eprintln!(
+        "tools: fetching docker-registry from Debian {} (6 MB)",
+        debian.codename
+    );
     let suite = debian.codename.clone();
     // It is of the machine's own release, so that the machine's own libraries fit.
     tools.install("docker-registry", |staging| {

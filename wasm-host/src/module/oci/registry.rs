@@ -307,7 +307,7 @@ impl<'a> Registry<'a> {
                 format!("{host} refuses access ({status}); name a valid pull secret")
             }
             StatusCode::NOT_FOUND => {
-                format!("{host} has no {what} of it; check name and tag")
+                format!("{host} has no {what} of it ({status}); check name and tag")
             }
             _ => format!("{host} answers {status} when asked for {what}; look at the registry"),
         };
