@@ -11,7 +11,6 @@ mod compile;
 mod digest;
 mod error;
 mod flights;
-mod native;
 mod oci;
 mod source;
 mod unpack;
@@ -30,7 +29,9 @@ use wayline_model::plugin::ModuleSource;
 use self::cache::{Cache, Kind, Sealed};
 use self::compile::Failure;
 use self::flights::Flights;
+use crate::engine::Engine;
 use crate::inspect::{Inspection, inspect};
+use crate::trusted::Artifact;
 
 pub use self::cache::CacheError;
 pub use self::compile::{COMPILER_ARGS, CompileLimits, Compiler, run_child};
@@ -135,6 +136,15 @@ enum Code {
 }
 
 impl Compiled {
+    /// The code, for [`crate::Prepared::load`].
+    #[must_use]
+    pub fn artifact(&self) -> Artifact<'_> {
+        match &self.code {
+            Code::Bytes(bytes) => Artifact::Bytes(bytes),
+            Code::File { file, .. } => Artifact::File(file),
+        }
+    }
+
     /// Length of the compiled code in bytes.
     #[must_use]
     pub fn code_bytes(&self) -> u64 {
@@ -193,7 +203,9 @@ impl Modules {
         });
         Self {
             shared: Arc::new(Shared {
-                native: native::compatibility(),
+                native: Engine::for_compilation()
+                    .map(|engine| engine.compatibility())
+                    .map_err(|error| error.to_string()),
                 compilers: Semaphore::new(settings.compilers.max(1)),
                 settings,
                 cache,
@@ -447,5 +459,45 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Ok(done) => done,
         // It is never aborted, so that it panicked.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::prepared::Prepared;
+
+    #[test]
+    fn sealed_code_runs_as_it_lies_on_disk() {
+        let module = wat::parse_str(
+            r#"(module
+                (memory (export "memory") 1)
+                (func (export "proxy_abi_version_0_2_1"))
+                (func (export "malloc") (param i32) (result i32) (i32.const 0)))"#,
+        )
+        .unwrap();
+        let engine = Engine::for_compilation().unwrap();
+        let code = engine.precompile(&module).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        cache.keep(Kind::Code, "x", &code).unwrap();
+        let (sealed, content) = cache.load(Kind::Code, "x").unwrap();
+        assert_eq!(content, code);
+        let compiled = Compiled::new(
+            Digest::of(&module),
+            inspect(&module).unwrap(),
+            Code::from(sealed),
+            None,
+        );
+        // The file is not needed by its name: it may be purged while the module runs.
+        drop(dir);
+        assert!(compiled.is_on_disk());
+        Prepared::load(&engine, compiled.artifact()).unwrap();
+        let in_memory = Compiled {
+            code: Code::Bytes(code.into()),
+            ..compiled
+        };
+        Prepared::load(&engine, in_memory.artifact()).unwrap();
     }
 }

@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmparser::{FunctionBody, Operator, Parser, Payload};
 
 use super::REFUSED;
+use crate::engine::Engine;
 use crate::inspect::MAX_MODULE_BYTES;
-use crate::module::native;
 
 /// Blocks within blocks at the most. Compilers of real languages nest as many as a `switch` has cases.
 const MAX_NESTING: u32 = 10_000;
@@ -67,7 +67,9 @@ fn compile() -> Result<(), String> {
         .map_err(|error| format!("the module can not be read: {error}; try again"))?;
     crate::inspect::inspect(&module).map_err(|error| error.to_string())?;
     check_nesting(&module)?;
-    let code = native::precompile(&module)?;
+    let code = Engine::for_compilation()
+        .and_then(|engine| engine.precompile(&module))
+        .map_err(|error| error.to_string())?;
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(&code)
