@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use wayline_fetch::Client;
 use wayline_wasm_host::ModuleSettings;
 
 use crate::failure::Failure;
@@ -28,6 +29,11 @@ pub(crate) struct ModuleArgs {
 }
 
 impl ModuleArgs {
+    /// The client that fetches, also what is no module.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        self.fetch.client()
+    }
+
     /// The settings they make. Without a folder named, modules are kept in `default` one.
     pub(crate) fn settings(&self, default: Option<PathBuf>) -> Result<ModuleSettings, Failure> {
         let mut settings = ModuleSettings::new(self.fetch.client()?);
