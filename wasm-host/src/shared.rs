@@ -10,8 +10,11 @@ use rustc_hash::FxHashMap;
 
 use crate::status::Status;
 
-/// Bytes of keys and values that a plugin may share.
+/// Bytes of keys and values that a plugin may share, with what it takes to keep them.
 const DATA_BYTES: usize = 16 << 20;
+
+/// What an entry takes besides its key and value: many small ones are no way around the limit.
+const ENTRY_BYTES: usize = 160;
 
 /// Bytes, and items, that may wait in all queues of a plugin together.
 const QUEUE_BYTES: usize = 4 << 20;
@@ -74,8 +77,8 @@ impl Shared {
         if cas != 0 && known.is_some_and(|(_, version)| *version != cas) {
             return Err(Status::CasMismatch);
         }
-        let before = known.map_or(0, |(value, _)| key.len() + value.len());
-        let bytes = data.bytes - before + key.len() + value.len();
+        let size = |value: &[u8]| key.len() + value.len() + ENTRY_BYTES;
+        let bytes = data.bytes - known.map_or(0, |(value, _)| size(value)) + size(value);
         if bytes > DATA_BYTES {
             return Err(Status::InternalFailure);
         }
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn room_is_bounded_and_comes_back() {
         let shared = Shared::default();
-        let big = vec![0; DATA_BYTES - 1];
+        let big = vec![0; DATA_BYTES - 1 - ENTRY_BYTES];
         assert_eq!(shared.set(b"k", &big, 0), Ok(()));
         assert_eq!(shared.set(b"l", b"", 0), Err(Status::InternalFailure));
         assert_eq!(shared.set(b"k", b"", 0), Ok(()));
