@@ -1,0 +1,17 @@
+//! Hostile modules, and what becomes of them: nothing beyond their own streams.
+//!
+//! Modules are text, put together by `modules.rs`; `tenant.rs` is a plugin with such a module, driven
+//! without sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod headers;
+mod memory;
+mod modules;
+mod pointers;
+mod quotas;
+mod refused;
+mod streams;
+mod tenant;
+mod tenants;
+mod time;
