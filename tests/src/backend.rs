@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::client::{self, Framing};
 
 /// A request as a backend got it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recorded {
     /// Which connection it came on, counted from 0.
     pub connection: usize,

@@ -52,6 +52,12 @@ impl Request {
         self
     }
 
+    /// The request target.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// Sends it on a connection of its own and reads the answer.
     ///
     /// # Panics

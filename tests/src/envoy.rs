@@ -18,6 +18,21 @@ pub struct Envoy {
     pub address: SocketAddr,
 }
 
+/// The one filter of [`Envoy::filtering`].
+#[derive(Clone, Copy, Debug)]
+pub struct WasmFilter<'a> {
+    /// The module's file.
+    pub module: &'a Path,
+    /// Root id.
+    pub root_id: &'a str,
+    /// Configuration, as text without single quotes.
+    pub configuration: &'a str,
+    /// `FAIL_CLOSED`, `FAIL_OPEN` or `FAIL_RELOAD`.
+    pub failure_policy: &'a str,
+    /// How many bytes of a body may be held.
+    pub buffer_limit: usize,
+}
+
 impl Envoy {
     /// Envoy as HBONE client, in the place of a ztunnel: plain connections to [`Envoy::address`]
     /// become tunnels of `certificate` to `authority`, at a proxy that must be `proxy_identity`.
@@ -101,7 +116,44 @@ impl Envoy {
         )
     }
 
+    /// Envoy with a Proxy-Wasm filter, in front of `backend`. The filter may call `auth` as
+    /// `outbound|80||auth.default.svc.cluster.local`, and `dead`, where nobody listens, as
+    /// `outbound|80||dead.default.svc.cluster.local`.
+    #[must_use]
+    pub fn filtering(
+        mesh: &Mesh,
+        filter: &WasmFilter<'_>,
+        backend: SocketAddr,
+        auth: SocketAddr,
+        dead: SocketAddr,
+    ) -> Self {
+        Self::start_saying(
+            mesh,
+            "wasm",
+            &[
+                ("LISTEN_ADDRESS", &mesh.ip(crate::mesh::PROXY).to_string()),
+                ("LISTEN_PORT", "0"),
+                ("BACKEND_ADDRESS", &backend.ip().to_string()),
+                ("BACKEND_PORT", &backend.port().to_string()),
+                ("AUTH_ADDRESS", &auth.ip().to_string()),
+                ("AUTH_PORT", &auth.port().to_string()),
+                ("DEAD_ADDRESS", &dead.ip().to_string()),
+                ("DEAD_PORT", &dead.port().to_string()),
+                ("MODULE", &filter.module.display().to_string()),
+                ("ROOT_ID", filter.root_id),
+                ("CONFIGURATION", filter.configuration),
+                ("FAILURE_POLICY", filter.failure_policy),
+                ("BUFFER_LIMIT", &filter.buffer_limit.to_string()),
+            ],
+            &["--component-log-level", "wasm:trace"],
+        )
+    }
+
     fn start(mesh: &Mesh, template: &str, values: &[(&str, &str)]) -> Self {
+        Self::start_saying(mesh, template, values, &[])
+    }
+
+    fn start_saying(mesh: &Mesh, template: &str, values: &[(&str, &str)], log: &[&str]) -> Self {
         let dir = tempfile::tempdir_in(mesh.home()).unwrap().keep();
         let (file, admin) = (dir.join("envoy.yaml"), dir.join("admin"));
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/envoy");
@@ -115,7 +167,7 @@ impl Envoy {
         let mut command = Command::new(tools::tool("envoy"));
         command.arg("-c").arg(&file).arg("--use-dynamic-base-id");
         command.args(["--concurrency", "1", "--log-level", "warn"]);
-        command.args(["--file-flush-interval-msec", "20"]);
+        command.args(["--file-flush-interval-msec", "20"]).args(log);
         command.arg("--admin-address-path").arg(&admin);
         let process = Process::start(command);
         let admin: SocketAddr = eventually("Envoy's admin address", || {

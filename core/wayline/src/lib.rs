@@ -14,7 +14,6 @@ mod explain;
 mod failure;
 mod fetching;
 mod logging;
-mod modules;
 mod output;
 mod run;
 mod version;

@@ -23,7 +23,7 @@ export function proxy_on_configure(root: i32, size: i32): i32 {
   const bytes = buffer(PLUGIN_CONFIGURATION, size);
   configuration = String.UTF8.decode(bytes);
   info(`configured with ${bytes.byteLength} bytes`);
-  return configuration == "refuse" ? 0 : 1;
+  return configuration == '{"refuse":true}' ? 0 : 1;
 }
 
 export function proxy_on_context_create(id: i32, parent: i32): void {

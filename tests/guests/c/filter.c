@@ -25,7 +25,7 @@ int32_t EXPORT(proxy_on_configure)(context_id root, uint32_t size) {
   (void)root;
   proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, size, &configuration.data, &configuration.size);
   say(LOG_INFO, "configured with %zu bytes", configuration.size);
-  return !is(configuration, "refuse");
+  return !is(configuration, "{\"refuse\":true}");
 }
 
 static struct stream *stream_of(context_id id) {

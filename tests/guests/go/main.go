@@ -23,7 +23,7 @@ func onVMStart(root, size int32) int32 { return 1 }
 func onConfigure(root, size int32) int32 {
 	configuration = string(buffer(pluginConfiguration, size))
 	info(fmt.Sprintf("configured with %d bytes", len(configuration)))
-	if configuration == "refuse" {
+	if configuration == `{"refuse":true}` {
 		return 0
 	}
 	return 1

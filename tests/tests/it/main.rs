@@ -17,7 +17,6 @@ mod hbone;
 mod hbone_out;
 mod jwt;
 mod mirrors;
-mod modules;
 mod protocol;
 mod retries;
 mod routing;

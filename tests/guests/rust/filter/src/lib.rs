@@ -27,7 +27,7 @@ impl RootContext for Root {
         let bytes = self.get_plugin_configuration().unwrap_or_default();
         self.configuration = String::from_utf8_lossy(&bytes).into();
         info(&format!("configured with {} bytes", bytes.len()));
-        &*self.configuration != "refuse"
+        &*self.configuration != r#"{"refuse":true}"#
     }
 
     fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {

@@ -24,7 +24,7 @@ pub(crate) fn request_headers(exchange: &mut Exchange) -> Action {
             Action::Continue
         }
         "/callout-incomplete" => {
-            let target = target(exchange);
+            let target = exchange.target.clone();
             let asked = exchange.dispatch_http_call(
                 &target,
                 vec![(":method", "GET"), (":path", "/")],
@@ -41,7 +41,7 @@ pub(crate) fn request_headers(exchange: &mut Exchange) -> Action {
 
 /// Asks the backend that the request names, and waits.
 pub(crate) fn ask(exchange: &mut Exchange, path: &str) -> Action {
-    let target = target(exchange);
+    let target = exchange.target.clone();
     match call(exchange, &target, path) {
         Ok(_) => {
             exchange.waiting += 1;
@@ -52,11 +52,6 @@ pub(crate) fn ask(exchange: &mut Exchange, path: &str) -> Action {
             Action::Continue
         }
     }
-}
-
-fn target(exchange: &Exchange) -> String {
-    let target = exchange.get_http_request_header("x-target");
-    target.unwrap_or_default()
 }
 
 fn call(exchange: &Exchange, target: &str, path: &str) -> Result<u32, proxy_wasm::types::Status> {
@@ -96,6 +91,8 @@ pub(crate) fn answered(exchange: &mut Exchange, headers: usize, size: usize, tra
             exchange.set_http_response_header("x-callout", Some(&said));
             exchange.resume_http_response();
         }
+        // The head has gone; the body waited.
+        "/callout-body" => exchange.resume_http_request(),
         _ => {
             exchange.set_http_request_header("x-callout", Some(&said));
             exchange.resume_http_request();

@@ -42,13 +42,13 @@ impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let text = self.get_plugin_configuration().unwrap_or_default();
         info(&format!("configured with {size} bytes"));
-        if text == b"tick" {
-            self.set_tick_period(Duration::from_millis(20));
+        match text.as_slice() {
+            br#"{"tick":true}"# => self.set_tick_period(Duration::from_millis(20)),
+            br#"{"panic":true}"# => panic!("as configured"),
+            br#"{"refuse":true}"# => return false,
+            _ => {}
         }
-        text != b"refuse" && text != b"panic" || {
-            assert!(text != b"panic", "as configured");
-            false
-        }
+        true
     }
 
     fn on_tick(&mut self) {
@@ -78,6 +78,8 @@ impl RootContext for Root {
 #[derive(Default)]
 struct Exchange {
     path: String,
+    /// Whom to call.
+    target: String,
     /// Callouts under way.
     waiting: u32,
 }
@@ -95,6 +97,8 @@ impl Context for Exchange {
 impl HttpContext for Exchange {
     fn on_http_request_headers(&mut self, count: usize, end: bool) -> Action {
         self.path = self.get_http_request_header(":path").unwrap_or_default();
+        // Envoy has no request headers any more when the body comes.
+        self.target = self.get_http_request_header("x-target").unwrap_or_default();
         let path = self.path.clone();
         match path.as_str() {
             "/panic" => panic!("as requested"),
