@@ -27,6 +27,7 @@ pub mod manifests;
 pub mod mesh;
 pub mod metrics;
 pub mod process;
+pub mod registry;
 pub mod tokens;
 pub mod tools;
 pub mod tunnel;

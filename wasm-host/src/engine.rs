@@ -3,9 +3,11 @@
 //! Code compiled by [`Engine::for_compilation`] runs in [`Engine::for_running`] of the same binary on
 //! the same kind of processor; anything else is refused when it is loaded.
 
+use std::hash::{Hash as _, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
 };
@@ -76,6 +78,14 @@ impl Engine {
             .map_err(|error| EngineError::Compile(format!("{error:#}").into()))
     }
 
+    /// Tells compiled code apart by all that must be equal where it runs: the version of wasmtime, its
+    /// settings, the processor.
+    pub(crate) fn compatibility(&self) -> [u8; 32] {
+        let mut hasher = Sha256Hasher(Sha256::new());
+        self.inner.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.0.finalize().into()
+    }
+
     /// Whether instances come from a pool.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
@@ -127,6 +137,22 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine")
             .field("pooled", &self.pooled)
             .finish_non_exhaustive()
+    }
+}
+
+/// Collects all that is hashed.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest: [u8; 32] = self.0.clone().finalize().into();
+        digest[..8]
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }
 

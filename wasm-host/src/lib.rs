@@ -5,7 +5,8 @@
 //! limits, and each plugin as a filter ([`WasmFilter`]). It refuses to know sockets: modules reach out
 //! by the chain's `Callout`.
 //!
-//! The way of a module: bytes → [`inspect`] → [`Engine::precompile`], in a process of its own →
+//! The way of a module: [`Modules::obtain`] → bytes → [`inspect`] → [`Engine::precompile`], in a process of
+//! its own →
 //! [`Prepared::load`] → [`canary`], the plugin's verdict → [`WasmFilter`] in the chains of each core.
 //!
 //! On a core, a plugin has a seat (`seat.rs`), the one place that owns instances. An instance
@@ -34,6 +35,7 @@ mod inspect;
 mod instance;
 mod memory;
 mod metrics;
+mod module;
 mod pairs;
 mod place;
 mod prepared;
@@ -55,6 +57,10 @@ pub use filter::WasmFilter;
 pub use host::{Host, HostSettings};
 pub use inspect::{
     Import, Imports, InspectError, Inspection, MAX_MODULE_BYTES, Memory, Obstacle, inspect,
+};
+pub use module::{
+    COMPILER_ARGS, CacheError, CompileLimits, Compiled, Compiler, Digest, ModuleError,
+    ModuleSettings, Modules, Origin, run_child,
 };
 pub use prepared::Prepared;
 pub use source::{PluginSource, phase};

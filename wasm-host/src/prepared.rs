@@ -1,5 +1,7 @@
 //! A module that is ready to be instantiated on any core.
 
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -48,12 +50,7 @@ impl Prepared {
     /// [`LoadError`] where the code is not for this engine, or the module is none that can be hosted.
     pub fn load(engine: &Engine, artifact: Artifact<'_>) -> Result<Arc<Self>, LoadError> {
         let broken = |error: String| LoadError::Artifact(error.into());
-        let fingerprint = match artifact {
-            Artifact::Bytes(bytes) => Sha256::digest(bytes),
-            Artifact::File(path) => {
-                Sha256::digest(std::fs::read(path).map_err(|error| broken(error.to_string()))?)
-            }
-        };
+        let fingerprint = fingerprint(artifact).map_err(|error| broken(error.to_string()))?;
         let module = trusted::module(engine.inner(), artifact)
             .map_err(|error| broken(format!("{error:#}")))?;
         let exported = Exported::of(&module)?;
@@ -67,7 +64,7 @@ impl Prepared {
             exported,
             engine: engine.clone(),
             missing: linked.missing.into(),
-            fingerprint: fingerprint.into(),
+            fingerprint,
         }))
     }
 
@@ -93,6 +90,22 @@ impl Prepared {
     #[must_use]
     pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
+    }
+}
+
+fn fingerprint(artifact: Artifact<'_>) -> io::Result<[u8; 32]> {
+    let file = match artifact {
+        Artifact::Bytes(bytes) => return Ok(Sha256::digest(bytes).into()),
+        Artifact::File(file) => file,
+    };
+    let (mut hash, mut chunk, mut at) = (Sha256::new(), vec![0; 64 << 10], 0);
+    loop {
+        let read = file.read_at(&mut chunk, at)?;
+        if read == 0 {
+            return Ok(hash.finalize().into());
+        }
+        hash.update(&chunk[..read]);
+        at += read as u64;
     }
 }
 

@@ -8,7 +8,7 @@
     reason = "wasmtime can not check compiled code; that it is our own is known to the cache"
 )]
 
-use std::path::Path;
+use std::fs::File;
 
 use wasmtime::{Engine, Module};
 
@@ -17,8 +17,9 @@ use wasmtime::{Engine, Module};
 pub enum Artifact<'a> {
     /// In memory.
     Bytes(&'a [u8]),
-    /// In a file, which is mapped and must not change as long as the module is in use.
-    File(&'a Path),
+    /// In an open file, which is mapped and must not change as long as the module is in use. What
+    /// follows the code is ignored.
+    File(&'a File),
 }
 
 /// The module in an artifact. Code of another version or for another processor is refused.
@@ -27,6 +28,6 @@ pub(crate) fn module(engine: &Engine, artifact: Artifact<'_>) -> wasmtime::Resul
         // SAFETY: the bytes are what `Engine::precompile` made, by the contract of `Artifact`.
         Artifact::Bytes(bytes) => unsafe { Module::deserialize(engine, bytes) },
         // SAFETY: as above; and the file is owned by the cache, which never writes a file twice.
-        Artifact::File(path) => unsafe { Module::deserialize_file(engine, path) },
+        Artifact::File(file) => unsafe { Module::deserialize_open_file(engine, file.try_clone()?) },
     }
 }

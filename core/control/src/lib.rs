@@ -9,12 +9,14 @@
 
 mod folder;
 pub mod identity;
+mod jwks;
 mod live;
 mod publish;
 mod written;
 
 pub use folder::{Checked, FolderSource, SourceError, VerdictSink, check, check_objects};
 pub use identity::IdentityFolder;
+pub use jwks::{JwksFetcher, JwksKeys};
 pub use live::LiveObjects;
 pub use publish::Publication;
 pub use written::to_yaml;

@@ -1,6 +1,7 @@
 //! HTTP/1.1 requests of the control side. Each hop of a redirect is dialled, and thereby judged, anew.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use wayline_tls::PublicTls;
 
-use crate::dial::{LONGEST, dial};
+use crate::dial::{LONGEST, dial, dial_service};
 use crate::error::FetchError;
 use crate::policy::AddressPolicy;
 use crate::url::Url;
@@ -53,6 +54,7 @@ pub struct Request {
     url: Url,
     headers: HeaderMap,
     form: Option<Bytes>,
+    at: Vec<SocketAddr>,
 }
 
 /// An answer, complete.
@@ -139,6 +141,7 @@ impl Client {
                 return Ok(fetched);
             };
             if !next.same_origin(&request.url) {
+                request.at.clear();
                 request.headers.remove(AUTHORIZATION);
                 request.headers.remove(COOKIE);
             }
@@ -162,7 +165,12 @@ impl Client {
     ) -> Result<Fetched, FetchError> {
         let url = &request.url;
         let left = deadline.saturating_duration_since(Instant::now());
-        let tcp = dial(url.host(), url.port(), &self.shared.policy, left).await?;
+        let tcp = if request.at.is_empty() {
+            dial(url.host(), url.port(), &self.shared.policy, left).await?
+        } else {
+            let deadline = deadline.min(Instant::now() + LONGEST);
+            dial_service(url.host(), &request.at, &self.shared.policy, deadline).await?
+        };
         if !url.is_https() {
             return exchange(tcp, request, limits).await;
         }
@@ -183,6 +191,7 @@ impl Request {
             url,
             headers: HeaderMap::new(),
             form: None,
+            at: Vec::new(),
         }
     }
 
@@ -193,7 +202,16 @@ impl Request {
             url,
             headers: HeaderMap::new(),
             form: Some(form.into()),
+            at: Vec::new(),
         }
+    }
+
+    /// Names the addresses of the URL's host, which is a service of the mesh: no name is resolved, and
+    /// private addresses are permitted. Redirects to another server do not go there.
+    #[must_use]
+    pub fn at(mut self, addresses: Vec<SocketAddr>) -> Self {
+        self.at = addresses;
+        self
     }
 
     /// Adds a header; one of that name goes.

@@ -110,6 +110,17 @@ pub async fn dial(
     connect(host, found.collect(), policy, deadline).await
 }
 
+/// Connects to a service of the mesh, at one of its addresses.
+pub(crate) async fn dial_service(
+    host: &str,
+    addresses: &[SocketAddr],
+    policy: &AddressPolicy,
+    deadline: Instant,
+) -> Result<TcpStream, DialError> {
+    let policy = policy.within_the_mesh();
+    connect(host, addresses.to_vec(), &policy, deadline).await
+}
+
 /// Connects to the first permitted address that takes it.
 async fn connect(
     host: &str,

@@ -84,6 +84,18 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether the server answered a TLS handshake with something that is no TLS.
+    #[must_use]
+    pub fn is_no_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls {
+                source: PublicTlsError::NotTls,
+                ..
+            }
+        )
+    }
+
     /// Whether trying again later may help without anybody changing anything.
     #[must_use]
     pub fn is_retriable(&self) -> bool {

@@ -49,6 +49,23 @@ impl AddressPolicy {
         }
     }
 
+    /// This policy for the endpoints of services, which private networks are made of. Loopback and
+    /// link-local addresses, where machines keep what is theirs alone, stay refused.
+    pub(crate) fn within_the_mesh(&self) -> Self {
+        let v4 = [
+            ([10, 0, 0, 0], 8),
+            ([172, 16, 0, 0], 12),
+            ([192, 168, 0, 0], 16),
+            ([100, 64, 0, 0], 10),
+        ];
+        let v4 = v4.map(|(network, length)| IpNet::new(Ipv4Addr::from(network).into(), length));
+        let v6 = IpNet::new(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 7);
+        let private = v4.into_iter().chain([v6]).flatten();
+        Self {
+            allowed: self.allowed.iter().copied().chain(private).collect(),
+        }
+    }
+
     /// Whether `address` may be dialled.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -46,6 +46,9 @@ pub enum PublicTlsError {
     /// The certificate is unusable for another reason.
     #[error("its certificate is not acceptable: {0}")]
     Certificate(String),
+    /// What came first was no TLS.
+    #[error("it does not speak TLS; use http:// if that is what it speaks")]
+    NotTls,
     /// It does not speak TLS 1.2 or 1.3 as we do.
     #[error("TLS protocol error: {0}; check that the port speaks TLS 1.2 or 1.3")]
     Protocol(String),
@@ -133,6 +136,7 @@ fn from_io(error: std::io::Error) -> PublicTlsError {
             | CertificateError::NotValidYetContext { .. } => PublicTlsError::Expired,
             other => PublicTlsError::Certificate(other.to_string()),
         },
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => PublicTlsError::NotTls,
         other => PublicTlsError::Protocol(other.to_string()),
     }
 }

@@ -12,8 +12,8 @@ use wayline_model::{Identity, TrustDomain};
 
 use crate::dump::DumpArgs;
 use crate::explain::ExplainArgs;
-use crate::fetching::FetchArgs;
 use crate::logging::LogFormat;
+use crate::modules::ModuleArgs;
 
 /// A waypoint, ingress and egress proxy for Istio ambient mesh.
 #[derive(Debug, Parser)]
@@ -139,7 +139,7 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) stream_idle_timeout: Span,
     #[command(flatten)]
-    pub(crate) fetch: FetchArgs,
+    pub(crate) modules: ModuleArgs,
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
     #[arg(long, value_name = "FILTER", env = "WAYLINE_LOG")]
     pub(crate) log: Option<String>,
@@ -274,16 +274,42 @@ pub(crate) struct WasmArgs {
 /// What to do with a filter.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WasmVerb {
-    /// Say what a module offers and wants; exit 3 if it could not be hosted.
-    Inspect(InspectArgs),
+    /// Say what a module offers and wants, and how long it compiles; exit 3 if it could not be hosted.
+    Inspect(Box<InspectArgs>),
+    /// Be the compiler of another `wayline`: a module comes in on stdin, code goes out on stdout.
+    #[command(hide = true)]
+    CompileModule(CompileArgs),
+}
+
+/// Flags of `wayline wasm compile-module`.
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    /// CPU time it may take, in seconds.
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu_seconds: u64,
+    /// Bytes of address space that it may take.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory: u64,
 }
 
 /// Flags of `wayline wasm inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The module, as built for wasm32-wasip1.
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
+    /// The module, as built for wasm32-wasip1: a file, or a URL as in a WasmPlugin (file://, http://,
+    /// https://, oci://).
+    #[arg(value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
+    pub(crate) module: String,
+    /// The digest it must have: of the module, or of the image's manifest.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// File with a .dockerconfigjson, as in a pull secret.
+    #[arg(long, value_name = "FILE", env = "WAYLINE_PULL_SECRET", value_hint = ValueHint::FilePath)]
+    pub(crate) pull_secret: Option<PathBuf>,
+    /// Ask the server though the cache has the module.
+    #[arg(long)]
+    pub(crate) pull: bool,
+    #[command(flatten)]
+    pub(crate) modules: ModuleArgs,
     /// How to print what is found.
     #[arg(
         short,

@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod fetching;
 mod logging;
+mod modules;
 mod output;
 mod run;
 mod version;

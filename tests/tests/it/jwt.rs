@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wayline_tests::envoy::Envoy;
 use wayline_tests::manifests::{self, policy};
 use wayline_tests::tokens::{SigningKey, seconds_from_now, unsigned};
-use wayline_tests::{Mesh, Request};
+use wayline_tests::{Backend, Mesh, Reply, Request};
 
 use crate::scene::{self, ECHO, ECHO_AUTHORITY};
 
@@ -356,4 +356,104 @@ fn by_hand(one: &SigningKey, two: &SigningKey) -> Value {
             }],
         },
     })
+}
+
+/// A mesh whose rule reads its keys over HTTP from `idp`, a service of the mesh.
+fn with_remote_keys(rule: Value) -> Mesh {
+    let mesh = scene::echo_mesh(&[]);
+    let mut documents = scene::service(&mesh, "idp", 30);
+    documents.push(authentication(AT_ECHO, &json!([rule])));
+    mesh.write("idp.yaml", &manifests::file(&documents));
+    mesh
+}
+
+/// A server of these keys, and of an OpenID configuration that names them.
+fn idp(mesh: &Mesh, keys: &[&SigningKey]) -> Backend {
+    let set: Vec<&Value> = keys.iter().map(|key| &key.jwk).collect();
+    let keys = json!({"keys": set}).to_string();
+    let configuration = json!({"issuer": "x", "jwks_uri": IDP_KEYS}).to_string();
+    Backend::http(mesh.ip(30), scene::PORT, move |request| {
+        match request.target.as_str() {
+            "/keys" => Reply::ok(keys.clone()),
+            "/realm/.well-known/openid-configuration" => Reply::ok(configuration.clone()),
+            _ => Reply::status(404, "nothing here"),
+        }
+    })
+}
+
+const IDP_KEYS: &str = "http://idp.default.svc.cluster.local/keys";
+
+/// Pods of these tests are on the loopback interface.
+const LOOPBACK_IS_THE_MESH: [&str; 2] = ["--fetch-allow", "127.0.0.0/8"];
+
+#[test]
+fn keys_are_fetched_from_a_service_of_the_mesh_and_once_for_many_unknown_ones() {
+    let (one, two) = (
+        SigningKey::new("ES256", "one"),
+        SigningKey::new("ES256", "two"),
+    );
+    let mesh = with_remote_keys(json!({"issuer": "i", "jwksUri": IDP_KEYS}));
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let server = idp(&mesh, &[&one]);
+    let wayline = mesh.start_with(&LOOPBACK_IS_THE_MESH);
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    assert_eq!(
+        bearer(&one.token(&claims())).send(tunnel.address).status,
+        200
+    );
+    for _ in 0..20 {
+        let answer = bearer(&two.token(&claims())).send(tunnel.address);
+        assert_eq!(answer.status, 401);
+        assert_eq!(
+            answer.text(),
+            "Jwks doesn't have key to match kid or alg from Jwt"
+        );
+    }
+    // Within half a minute of the first: nobody asked again.
+    assert_eq!(server.count(), 1);
+    drop(wayline);
+}
+
+#[test]
+fn keys_are_found_by_the_issuer_alone() {
+    let key = SigningKey::new("RS256", "k");
+    let issuer = "http://idp.default.svc.cluster.local/realm";
+    let mesh = with_remote_keys(json!({"issuer": issuer}));
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let _server = idp(&mesh, &[&key]);
+    let wayline = mesh.start_with(&LOOPBACK_IS_THE_MESH);
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    let mut claims = claims();
+    claims["iss"] = issuer.into();
+    assert_eq!(bearer(&key.token(&claims)).send(tunnel.address).status, 200);
+    drop(wayline);
+}
+
+#[test]
+fn keys_are_not_fetched_from_the_machine_itself_and_only_their_issuer_suffers() {
+    let key = SigningKey::new("ES256", "k");
+    let mesh = Mesh::new();
+    let server = idp(&mesh, &[&key]);
+    let own = format!("http://{}:{}/keys", mesh.ip(30), scene::PORT);
+    let rules = json!([
+        {"issuer": "i", "jwksUri": own},
+        {"issuer": "inline", "jwks": key.jwks()},
+    ]);
+    mesh.write("mesh.yaml", &mesh.logging(""));
+    let mut documents = scene::echo(&mesh);
+    documents.push(authentication(AT_ECHO, &rules));
+    mesh.write("main.yaml", &manifests::file(&documents));
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    let answer = bearer(&key.token(&claims())).send(tunnel.address);
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (401, "Jwks remote fetch is failed")
+    );
+    assert_eq!(server.count(), 0);
+    let of_inline = key.token(&json!({"iss": "inline", "sub": "s"}));
+    assert_eq!(bearer(&of_inline).send(tunnel.address).status, 200);
+    assert_eq!(Request::get("/").send(tunnel.address).status, 200);
+    drop(wayline);
 }

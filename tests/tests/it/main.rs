@@ -17,6 +17,7 @@ mod hbone;
 mod hbone_out;
 mod jwt;
 mod mirrors;
+mod modules;
 mod protocol;
 mod retries;
 mod routing;

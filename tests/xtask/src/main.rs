@@ -12,6 +12,7 @@ mod grpcio;
 mod guests;
 mod process;
 mod pypi;
+mod registry;
 mod test;
 mod tools;
 mod wasm32;
@@ -26,7 +27,7 @@ Usage: cargo xtask <COMMAND>
 
 Commands:
   tools [--bench]       Set up in tests/.tools what the tests need: a real Envoy, gRPC for Python,
-                        and a curl with HTTP/2 proxy tunnels. With --bench, also install the peers of the race
+                        a registry for images, and a curl with HTTP/2 proxy tunnels. With --bench, also install the peers of the race
                         (haproxy, nginx, wrk) by apt-get.
   tools --zipkin        Also fetch a real Zipkin server by Maven; it needs Java 17.
                         `test` does so by itself where both are at hand

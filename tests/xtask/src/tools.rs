@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::process::{self, Error, at};
-use crate::{curl, envoy, grpcio};
+use crate::{curl, envoy, grpcio, registry};
 
 /// The tools folder, locked against other runs until dropped.
 pub(crate) struct Tools {
@@ -20,6 +20,7 @@ pub(crate) fn set_up() -> Result<PathBuf, Error> {
     envoy::set_up(&tools)?;
     curl::set_up(&tools)?;
     grpcio::set_up(&tools)?;
+    registry::set_up(&tools)?;
     Ok(tools.dir("bin"))
 }
 

@@ -22,8 +22,8 @@ use wayline_tls::DevCa;
 
 use crate::cli::{DemoArgs, RunArgs, Span};
 use crate::failure::Failure;
-use crate::fetching::FetchArgs;
 use crate::logging::{self, LogFormat, LogLevels};
+use crate::modules::ModuleArgs;
 use crate::run::signals::Signals;
 use crate::run::{self, Serving};
 use crate::{FAILED, OK};
@@ -171,7 +171,7 @@ fn run_args(stage: &Stage) -> RunArgs {
         head_timeout: Span::from(Duration::ZERO),
         idle_timeout: Span::from(Duration::ZERO),
         stream_idle_timeout: Span::from(Duration::ZERO),
-        fetch: FetchArgs::default(),
+        modules: ModuleArgs::default(),
         log: None,
         log_format: None,
     }

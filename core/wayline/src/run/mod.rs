@@ -12,7 +12,10 @@ use std::thread;
 use tokio::sync::{oneshot, watch};
 use wayline_chain::FilterSource;
 use wayline_control::identity::Issuer;
-use wayline_control::{FolderSource, IdentityFolder, LiveObjects, Publication};
+use wayline_control::{
+    FolderSource, IdentityFolder, JwksFetcher, JwksKeys, LiveObjects, Publication,
+};
+use wayline_filters::RemoteKeys;
 use wayline_model::Snapshot;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
@@ -24,7 +27,7 @@ use wayline_wasm_host::PluginSource;
 use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::logging::{self, LogLevels};
-use crate::{FAILED, OK};
+use crate::{FAILED, OK, modules};
 use signals::{Signal, Signals};
 
 /// Serves until told to stop. The exit code is 0 after a complete drain.
@@ -73,13 +76,15 @@ pub(crate) struct Serving {
     issuer: Option<Issuer>,
     running: Running,
     _identity: Option<IdentityFolder>,
+    _jwks: JwksFetcher,
 }
 
 impl Serving {
     /// Reads the manifests, gets a certificate, opens the listeners.
     pub(crate) fn start(args: &RunArgs, levels: LogLevels) -> Result<Self, Failure> {
         // Nothing is fetched yet; flags that can not be kept are told at once.
-        let _fetch = args.fetch.client()?;
+        let _modules = args.modules.settings(Some(modules::default_cache()))?;
+        let fetching = args.modules.client()?;
         let store = CertificateStore::new();
         let ca = args
             .dev_ca
@@ -102,13 +107,17 @@ impl Serving {
         warn_without_certificate(args, publication);
         take_aliases(&store, &publication.snapshots.borrow());
 
-        let running = start(args, publication, &store, levels)?;
+        let (jwks, keys) =
+            JwksFetcher::start(publication.snapshots.clone(), fetching).map_err(Failure::new)?;
+        let filters = sources(keys);
+        let running = start(args, publication, &store, filters, levels)?;
         Ok(Self {
             source,
             store,
             issuer,
             running,
             _identity: identity,
+            _jwks: jwks,
         })
     }
 
@@ -172,6 +181,7 @@ fn start(
     args: &RunArgs,
     publication: &Publication,
     store: &CertificateStore,
+    filters: Vec<Arc<dyn FilterSource>>,
     levels: LogLevels,
 ) -> Result<Running, Failure> {
     let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
@@ -196,7 +206,7 @@ fn start(
         snapshots: publication.snapshots.clone(),
         findings: publication.findings.clone(),
         certificates: store.clone(),
-        filters: sources(),
+        filters,
         hub: Arc::new(hub),
         log_levels: Some(Arc::new(levels)),
         objects: Some(Arc::new(Objects(publication.objects.clone()))),
@@ -205,8 +215,8 @@ fn start(
 }
 
 /// Where filters come from.
-fn sources() -> Vec<Arc<dyn FilterSource>> {
-    let mut sources = wayline_filters::native_sources(wayline_filters::RemoteKeys::none());
+fn sources(keys: JwksKeys) -> Vec<Arc<dyn FilterSource>> {
+    let mut sources = wayline_filters::native_sources(RemoteKeys::new(keys.book, keys.wanted));
     sources.push(Arc::new(PluginSource::default()));
     sources
 }
