@@ -177,6 +177,10 @@ impl<'a> Subject<'a> {
         }
     }
 
+    pub(super) fn input(&self) -> &'a PolicyInput<'a> {
+        self.input
+    }
+
     fn host(&self, request: &CanonicalRequest) -> &HostReadings {
         let port = self.input.destination_port;
         self.host

@@ -9,6 +9,7 @@ mod host;
 mod kind;
 mod matcher;
 mod network;
+mod rules;
 pub mod spec;
 mod template;
 mod text;
@@ -25,6 +26,7 @@ use crate::mesh::MeshSettings;
 use crate::request::CanonicalRequest;
 
 use matcher::{CompiledRule, Need, Subject};
+use rules::Rules;
 use spec::Action;
 
 pub use spec::AuthorizationPolicySpec;
@@ -166,6 +168,10 @@ impl Authorization {
             };
             set.add(policy.spec.action, rules);
         }
+        compiled.enforced.settle();
+        if let Some(shadow) = &mut compiled.shadow {
+            shadow.settle();
+        }
         (compiled, findings)
     }
 
@@ -228,8 +234,8 @@ impl Authorization {
 /// Rules by what a match means.
 #[derive(Clone, Debug, Default)]
 struct RuleSet {
-    deny: Vec<CompiledRule>,
-    allow: Vec<CompiledRule>,
+    deny: Rules,
+    allow: Rules,
     /// There is an ALLOW policy, though it may have no rules.
     admits_only: bool,
 }
@@ -246,6 +252,12 @@ impl RuleSet {
         }
     }
 
+    /// No more will be added.
+    fn settle(&mut self) {
+        self.deny.settle();
+        self.allow.settle();
+    }
+
     fn rules(&self) -> impl Iterator<Item = (Action, &RuleRef)> {
         let deny = self.deny.iter().map(|rule| (Action::Deny, &rule.name));
         let allow = self.allow.iter().map(|rule| (Action::Allow, &rule.name));
@@ -257,10 +269,7 @@ impl RuleSet {
     }
 
     fn verdict(&self, subject: &Subject<'_>) -> Verdict {
-        let find = |rules: &[CompiledRule], need| {
-            let rule = rules.iter().find(|rule| rule.holds(subject, need))?;
-            Some(rule.name.clone())
-        };
+        let find = |rules: &Rules, need| Some(rules.first(subject, need)?.name.clone());
         if let Some(rule) = find(&self.deny, Need::May) {
             return Verdict::Deny(Some(rule));
         }

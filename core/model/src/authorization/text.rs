@@ -17,6 +17,12 @@ pub(super) struct TextSet {
     globs: Vec<Vec<Box<[u8]>>>,
 }
 
+/// The values of a set that has no others.
+pub(super) struct ExactAndPrefixes<'s> {
+    pub(super) exact: Vec<&'s [u8]>,
+    pub(super) prefixes: &'s [Box<[u8]>],
+}
+
 impl TextSet {
     /// Reads values in which `*` means something at either end only.
     pub(super) fn new<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> Self {
@@ -71,6 +77,22 @@ impl TextSet {
             || self.prefixes.iter().any(|prefix| text.starts_with(prefix))
             || self.suffixes.iter().any(|suffix| text.ends_with(suffix))
             || self.globs.iter().any(|parts| glob(parts, text))
+    }
+
+    /// The exact values and the prefixes, where there is nothing else.
+    pub(super) fn without_other_wildcards(&self) -> Option<ExactAndPrefixes<'_>> {
+        if self.any || !self.suffixes.is_empty() || !self.globs.is_empty() {
+            return None;
+        }
+        Some(ExactAndPrefixes {
+            exact: self
+                .few
+                .iter()
+                .chain(&self.many)
+                .map(|value| &**value)
+                .collect(),
+            prefixes: &self.prefixes,
+        })
     }
 
     fn insert(&mut self, value: &str) {

@@ -50,6 +50,57 @@ fn the_compiled_matcher_agrees_with_the_reference() {
     );
 }
 
+#[test]
+fn among_many_rules_the_first_that_holds_is_found() {
+    let mut random = Random::new(6);
+    let mesh = mesh();
+    let (mut admitted, mut denied) = (0, 0);
+    for _ in 0..400 {
+        let most = *random.pick(&[&Action::Allow, &Action::Deny]);
+        let policies: Vec<AttachedPolicy> = (0..25)
+            .map(|at| {
+                let action = if random.chance(90) {
+                    most
+                } else {
+                    Action::Allow
+                };
+                random_policy(&mut random, &format!("p{at:02}"), action)
+            })
+            .collect();
+        let (authorization, _) = Authorization::compile(&policies, &mesh);
+        for _ in 0..40 {
+            let case = random_case(&mut random);
+            let expected = reference::allowed(&policies, &mesh, &case);
+            let traced = case.trace(&authorization);
+            let first = |action| {
+                let of_action = traced
+                    .policies
+                    .iter()
+                    .filter(|it| it.policy.action == action);
+                of_action
+                    .flat_map(|it| it.rules.iter().map(|rule| (&it.policy.name, rule)))
+                    .find(|(_, rule)| rule.matched)
+                    .map(|(name, rule)| (Arc::clone(name), rule.index))
+            };
+            let named = |rule: RuleRef| (rule.policy, rule.rule);
+            match case.judge(&authorization).verdict {
+                Verdict::Allow(rule) => {
+                    assert!(expected, "{policies:#?}");
+                    assert_eq!(rule.map(named), first(Action::Allow), "{policies:#?}");
+                    admitted += 1;
+                }
+                Verdict::Deny(rule) => {
+                    assert!(!expected, "{policies:#?}");
+                    denied += 1;
+                    assert_eq!(rule.map(named), first(Action::Deny), "{policies:#?}");
+                }
+            }
+        }
+    }
+    let seen = [admitted, denied];
+    assert!(seen.iter().all(|seen| *seen > 500), "lopsided: {seen:?}");
+}
+
 /// What the traced rules amount to.
 fn by_rules(trace: &Trace<'_>) -> bool {
     let enforced = || trace.policies.iter().filter(|it| !it.policy.dry_run);
