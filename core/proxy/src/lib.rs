@@ -25,6 +25,7 @@ mod opaque;
 mod plan;
 mod random;
 mod refusals;
+mod single;
 mod sniff;
 mod timers;
 mod tunnel;
@@ -47,6 +48,7 @@ use wayline_tls::CertificateStore;
 
 pub use admin::{LiveObjects, LogLevels};
 pub use listener::{ListenerStatus, Listeners};
+pub use single::SingleCore;
 
 use admin::{Admin, Known};
 use collector::SnapshotDialer;
@@ -176,35 +178,17 @@ pub fn available_cores() -> usize {
 /// Fails when it asks for ports and none could be opened; a single one that can not be opened says so
 /// in its status and is retried.
 pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError> {
-    let refusals = Arc::new(Refusals::new(inputs.hub.process().clone()));
     let known = Known {
         snapshots: inputs.snapshots.clone(),
-        findings: inputs.findings,
+        findings: inputs.findings.clone(),
         certificates: inputs.certificates.clone(),
         hub: Arc::clone(&inputs.hub),
-        log_levels: inputs.log_levels,
-        objects: inputs.objects,
+        log_levels: inputs.log_levels.clone(),
+        objects: inputs.objects.clone(),
     };
-    let traces = Arc::new(exports(
-        &inputs.snapshots,
-        &inputs.certificates,
-        &inputs.hub,
-    ));
-    let shared = Shared {
-        snapshots: inputs.snapshots.clone(),
-        certificates: inputs.certificates,
-        sources: inputs.filters.into(),
-        logs: Arc::new(AccessLogFiles::new(
-            WriterSettings::default(),
-            inputs.hub.process().access_log_dropped().clone(),
-        )),
-        traces: Arc::clone(&traces),
-        hbone_address: settings.hbone,
-        hub: inputs.hub,
-        refusals,
-        hbone: wayline_hbone::Settings::default(),
-        timeouts: settings.timeouts,
-    };
+    let snapshots = inputs.snapshots.clone();
+    let shared = share(settings, inputs);
+    let traces = Arc::clone(&shared.traces);
     let mut workers = Vec::new();
     let mut threads = Vec::new();
     for index in 0..settings.workers.max(1) {
@@ -221,11 +205,11 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
     };
     let (end, ended) = watch::channel(false);
     let (quit, quit_asked) = watch::channel(false);
-    let first_names = listener::names(&inputs.snapshots.borrow());
+    let first_names = listener::names(&snapshots.borrow());
     let admin = Admin::new(known, listeners.clone(), &workers, quit, Arc::clone(&phase));
     let accepting = {
         let listeners = listeners.clone();
-        let (settings, snapshots) = (settings.clone(), inputs.snapshots);
+        let settings = settings.clone();
         let accept = move || {
             let runtime = match Builder::new_current_thread()
                 .enable_all()
@@ -330,6 +314,29 @@ pub(crate) fn announce(phase: &watch::Sender<Phase>, next: Phase) {
         *now = next.max(*now);
         further
     });
+}
+
+/// What every worker is given.
+fn share(settings: &Settings, inputs: Inputs) -> Shared {
+    Shared {
+        refusals: Arc::new(Refusals::new(inputs.hub.process().clone())),
+        logs: Arc::new(AccessLogFiles::new(
+            WriterSettings::default(),
+            inputs.hub.process().access_log_dropped().clone(),
+        )),
+        traces: Arc::new(exports(
+            &inputs.snapshots,
+            &inputs.certificates,
+            &inputs.hub,
+        )),
+        snapshots: inputs.snapshots,
+        certificates: inputs.certificates,
+        sources: inputs.filters.into(),
+        hbone_address: settings.hbone,
+        hub: inputs.hub,
+        hbone: wayline_hbone::Settings::default(),
+        timeouts: settings.timeouts,
+    }
 }
 
 /// The way of spans to their collectors, which are dialled on threads of their own.

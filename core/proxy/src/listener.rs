@@ -50,7 +50,8 @@ pub(crate) struct EntranceKey {
 }
 
 impl EntranceKey {
-    fn of(entrance: &Entrance) -> Self {
+    /// Of an entrance of a snapshot.
+    pub(crate) fn of(entrance: &Entrance) -> Self {
         Self {
             namespace: Arc::clone(&entrance.proxy.namespace),
             name: Arc::clone(&entrance.proxy.name),

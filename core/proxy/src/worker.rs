@@ -141,7 +141,15 @@ pub(crate) struct Handle {
     jobs: mpsc::UnboundedSender<(Job, Option<LoadGuard>)>,
 }
 
+type Inbox = mpsc::UnboundedReceiver<(Job, Option<LoadGuard>)>;
+
 impl Handle {
+    fn new() -> (Self, Inbox) {
+        let (jobs, inbox) = mpsc::unbounded_channel();
+        let load = Arc::default();
+        (Self { load, jobs }, inbox)
+    }
+
     /// Hands over a job. A worker that is gone drops it, which closes the connection.
     pub(crate) fn send(&self, job: Job) {
         let guard = match job {
@@ -155,16 +163,19 @@ impl Handle {
 /// Starts a worker. Its thread ends when it was told to drain and everything has finished, or when
 /// its handle is dropped.
 pub(crate) fn start(index: usize, shared: Shared) -> io::Result<(Handle, JoinHandle<()>)> {
-    let (jobs, inbox) = mpsc::unbounded_channel();
-    let load = Arc::new(Load::default());
-    let handle = Handle {
-        load: Arc::clone(&load),
-        jobs,
-    };
+    let (handle, inbox) = Handle::new();
+    let load = Arc::clone(&handle.load);
     let thread = std::thread::Builder::new()
         .name(format!("wayline-{index}"))
         .spawn(move || run(shared, load, inbox))?;
     Ok((handle, thread))
+}
+
+/// The same on the caller's own event loop, which has to be a local one.
+pub(crate) fn start_here(shared: Shared) -> (Handle, impl Future<Output = ()>) {
+    let (handle, inbox) = Handle::new();
+    let load = Arc::clone(&handle.load);
+    (handle, serve(shared, load, inbox))
 }
 
 /// What one core knows and holds.
@@ -241,7 +252,7 @@ impl Worker {
     }
 }
 
-fn run(shared: Shared, load: Arc<Load>, inbox: mpsc::UnboundedReceiver<(Job, Option<LoadGuard>)>) {
+fn run(shared: Shared, load: Arc<Load>, inbox: Inbox) {
     let runtime = match Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
@@ -255,11 +266,7 @@ fn run(shared: Shared, load: Arc<Load>, inbox: mpsc::UnboundedReceiver<(Job, Opt
     runtime.block_on(serve(shared, load, inbox));
 }
 
-async fn serve(
-    shared: Shared,
-    load: Arc<Load>,
-    mut inbox: mpsc::UnboundedReceiver<(Job, Option<LoadGuard>)>,
-) {
+async fn serve(shared: Shared, load: Arc<Load>, mut inbox: Inbox) {
     let metrics = Rc::new(shared.hub.core());
     let mut snapshots = shared.snapshots.clone();
     let first = Arc::clone(&snapshots.borrow_and_update());

@@ -10,6 +10,8 @@ pub(crate) mod mirror;
 pub(crate) mod redirect;
 pub(crate) mod reply;
 pub(crate) mod server;
+#[cfg(test)]
+mod sizes;
 pub(crate) mod spans;
 pub(crate) mod tap;
 pub(crate) mod trailers;
