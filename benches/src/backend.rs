@@ -19,7 +19,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The two entrances, open; they share the thread of a tokio `LocalRuntime`.
 pub struct Backend {
     plain: TcpListener,
-    hbone: TcpListener,
+    hbone: Option<TcpListener>,
     store: CertificateStore,
 }
 
@@ -27,16 +27,19 @@ impl Backend {
     /// Opens a free port on 127.0.0.1 for plain HTTP, and [`HBONE_BACKEND`]; `store` holds the
     /// backend's certificate.
     pub async fn open(store: CertificateStore) -> io::Result<Self> {
-        let named = |address: &str, error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        };
+        let hbone = TcpListener::bind(HBONE_BACKEND).await;
         Ok(Self {
-            plain: TcpListener::bind("127.0.0.1:0")
-                .await
-                .map_err(|e| named("127.0.0.1", e))?,
-            hbone: TcpListener::bind(HBONE_BACKEND)
-                .await
-                .map_err(|e| named(HBONE_BACKEND, e))?,
+            hbone: Some(hbone.map_err(|e| named(HBONE_BACKEND, e))?),
+            ..Self::open_plain(store).await?
+        })
+    }
+
+    /// Opens a free port on 127.0.0.1 for plain HTTP only.
+    pub async fn open_plain(store: CertificateStore) -> io::Result<Self> {
+        let plain = TcpListener::bind("127.0.0.1:0").await;
+        Ok(Self {
+            plain: plain.map_err(|e| named("127.0.0.1", e))?,
+            hbone: None,
             store,
         })
     }
@@ -57,7 +60,7 @@ impl Backend {
                     tcp.set_nodelay(true)?;
                     spawn_local(respond(tcp));
                 }
-                accepted = self.hbone.accept() => {
+                accepted = accept(self.hbone.as_ref()) => {
                     let (tcp, _) = accepted?;
                     tcp.set_nodelay(true)?;
                     spawn_local(tunnels(tcp, self.store.clone(), Rc::clone(&settings)));
@@ -65,6 +68,17 @@ impl Backend {
             }
         }
     }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn named(address: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }
 
 async fn tunnels(tcp: TcpStream, store: CertificateStore, settings: Rc<Settings>) {

@@ -1,31 +1,74 @@
 //! One HTTP/1.1 exchange at a time on one connection, as cheaply as it can be done: the request is
 //! ready bytes, the reply is parsed only as far as its length.
 
+use bytes::Bytes;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::scene::HOST;
+use crate::scene::{HOST, LARGE_PATH};
 
 /// The body of every reply of the backend.
 pub const BODY: &[u8] = b"Somebody has to answer, and it should cost next to nothing: \
 one hundred bytes, always the same ones.";
 const _: () = assert!(BODY.len() == 100);
 
-/// Larger messages are no part of any scene.
+/// The length of a large body, either way.
+pub const LARGE: usize = 1 << 20;
+
+/// Heads and small messages fit into it; of larger bodies it holds the beginning.
 const BUFFER: usize = 16 * 1024;
 
-/// A GET, ready to be sent.
+/// A gRPC message with [`BODY`] in it, as it is framed.
+#[must_use]
+pub(crate) fn grpc_message() -> Bytes {
+    let mut message = vec![0, 0, 0, 0, BODY.len() as u8];
+    message.extend_from_slice(BODY);
+    message.into()
+}
+
+/// A request, ready to be sent.
 #[derive(Clone, Debug)]
-pub struct Request(Box<[u8]>);
+pub struct Request {
+    head: Box<[u8]>,
+    body: Bytes,
+}
 
 impl Request {
-    /// For `path` at the service's host.
+    /// A GET for `path` at the service's host.
     #[must_use]
     pub fn get(path: &str) -> Self {
         let head = format!(
             "GET {path} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: bench-load\r\naccept: */*\r\n\r\n"
         );
-        Self(head.into_bytes().into_boxed_slice())
+        Self {
+            head: head.into_bytes().into(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// A POST of so many bytes.
+    #[must_use]
+    pub fn post(path: &str, length: usize) -> Self {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: bench-load\r\naccept: */*\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        Self {
+            head: head.into_bytes().into(),
+            body: vec![b'x'; length].into(),
+        }
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with_header(self, name: &str, value: &str) -> Self {
+        let end = self.head.len().saturating_sub(2);
+        let mut head = self.head[..end].to_vec();
+        head.extend_from_slice(format!("{name}: {value}\r\n\r\n").as_bytes());
+        Self {
+            head: head.into(),
+            ..self
+        }
     }
 }
 
@@ -36,7 +79,9 @@ pub struct Reply<'a> {
     pub status: u16,
     /// Whether the sender will close the connection.
     pub closes: bool,
-    /// The whole body.
+    /// Length of the body.
+    pub length: usize,
+    /// The body; of a large one its end.
     pub body: &'a [u8],
 }
 
@@ -49,7 +94,10 @@ pub enum ExchangeError {
     /// It was closed before the reply was complete.
     #[error("the connection was closed after {0} bytes of a reply")]
     Closed(usize),
-    /// The reply is not one the generator reads: HTTP/1.1 with content-length, at most 16 KiB.
+    /// An HTTP/2 stream failed.
+    #[error("the stream failed: {0}")]
+    Http2(#[source] h2::Error),
+    /// The reply is not one the generator reads: HTTP/1.1 with content-length and a head of at most 16 KiB.
     #[error("a reply that cannot be read ({what}): {head:?}")]
     Unreadable {
         /// What is wrong with it.
@@ -76,7 +124,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
 
     /// Sends the request and waits for the whole reply. Bytes beyond it are an error.
     pub async fn exchange(&mut self, request: &Request) -> Result<Reply<'_>, ExchangeError> {
-        self.io.write_all(&request.0).await?;
+        self.io.write_all(&request.head).await?;
+        self.io.write_all(&request.body).await?;
         self.io.flush().await?;
         let mut filled = 0;
         let head = loop {
@@ -87,7 +136,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         };
         let end = head.length + head.content_length;
         if end > self.buffer.len() {
-            return Err(unreadable("too large", &self.buffer[..filled]));
+            let last = self.discard(end - filled.min(end)).await?;
+            return Ok(Reply {
+                status: head.status,
+                closes: head.closes,
+                length: head.content_length,
+                body: &self.buffer[..last],
+            });
         }
         while filled < end {
             filled += self.read(filled).await?;
@@ -98,8 +153,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Ok(Reply {
             status: head.status,
             closes: head.closes,
+            length: head.content_length,
             body: &self.buffer[head.length..end],
         })
+    }
+
+    /// Reads so many bytes and forgets all but the last piece, whose length it tells.
+    async fn discard(&mut self, mut left: usize) -> Result<usize, ExchangeError> {
+        let mut last = 0;
+        while left > 0 {
+            let room = left.min(self.buffer.len());
+            last = self.io.read(&mut self.buffer[..room]).await?;
+            if last == 0 {
+                return Err(ExchangeError::Closed(left));
+            }
+            left -= last;
+        }
+        Ok(last)
     }
 
     async fn read(&mut self, filled: usize) -> Result<usize, ExchangeError> {
@@ -113,15 +183,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     }
 }
 
-/// Answers every GET on a connection with [`BODY`] until the peer closes it; anything else gets
-/// 400 and is hung up on.
+/// Answers every request on a connection until the peer closes it: [`LARGE_PATH`] with so much, any
+/// other with [`BODY`], in the version of HTTP that the client begins with. What the generator would
+/// not send gets 400 and is hung up on.
 pub(crate) async fn respond(mut io: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
-    let mut reply = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
-        BODY.len()
-    )
-    .into_bytes();
-    reply.extend_from_slice(BODY);
+    let small = reply(BODY);
+    let mut large = Vec::new();
     let mut buffer = vec![0; BUFFER];
     let mut filled = 0;
     loop {
@@ -130,24 +197,69 @@ pub(crate) async fn respond(mut io: impl AsyncRead + AsyncWrite + Unpin) -> std:
             return Ok(());
         }
         filled += read;
-        // Proxies keep one request at a time on a connection, so a head is all there can be.
-        if !buffer[..filled].ends_with(b"\r\n\r\n") && filled < BUFFER {
-            continue;
+        if buffer.starts_with(PREFACE) {
+            return crate::http2::respond(&buffer[..filled], io).await;
         }
-        if !is_single_get(&buffer[..filled]) {
-            io.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
-                .await?;
-            return io.shutdown().await;
+        let Some(end) = memmem::find(&buffer[..filled], b"\r\n\r\n") else {
+            if filled < BUFFER {
+                continue;
+            }
+            return refuse(io).await;
+        };
+        let head = &buffer[..end];
+        let is_large = asks_for_large(head);
+        // Proxies keep one request at a time on a connection, so a message is all there can be.
+        let left = body_length(head).and_then(|length| length.checked_sub(filled - end - 4));
+        let Some(mut left) = left else {
+            return refuse(io).await;
+        };
+        while left > 0 {
+            let room = left.min(BUFFER);
+            match io.read(&mut buffer[..room]).await? {
+                0 => return Ok(()),
+                read => left -= read,
+            }
         }
         filled = 0;
-        io.write_all(&reply).await?;
+        if is_large && large.is_empty() {
+            large = reply(&vec![b'x'; LARGE]);
+        }
+        io.write_all(if is_large { &large } else { &small }).await?;
         io.flush().await?;
     }
 }
 
-fn is_single_get(message: &[u8]) -> bool {
-    message.starts_with(b"GET /")
-        && memmem::find(message, b"\r\n\r\n") == Some(message.len().saturating_sub(4))
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn reply(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+async fn refuse(mut io: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    io.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        .await?;
+    io.shutdown().await
+}
+
+fn asks_for_large(head: &[u8]) -> bool {
+    head.strip_prefix(b"GET ")
+        .is_some_and(|target| target.starts_with(LARGE_PATH.as_bytes()))
+}
+
+/// The length of a request's body, if this is a request that the generator sends.
+fn body_length(head: &[u8]) -> Option<usize> {
+    if head.starts_with(b"GET /") {
+        return Some(0);
+    }
+    if !head.starts_with(b"POST /") {
+        return None;
+    }
+    let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    number(lines.find_map(|line| value_of(line, b"content-length"))?)
 }
 
 struct Head {
@@ -208,8 +320,13 @@ fn unreadable(what: &'static str, message: &[u8]) -> ExchangeError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What the backend sends.
+    pub(crate) fn whole_reply() -> Vec<u8> {
+        reply(BODY)
+    }
 
     async fn reply_to(bytes: &[u8]) -> Result<(u16, bool, Vec<u8>), ExchangeError> {
         let (near, mut far) = tokio::io::duplex(BUFFER);
@@ -247,7 +364,6 @@ mod tests {
             "HTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab",
-            "HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\na",
             "HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na",
         ] {
             let outcome = reply_to(bytes.as_bytes()).await;
@@ -264,6 +380,7 @@ mod tests {
     async fn backend_takes_only_what_the_generator_sends() {
         for bytes in [
             "POST / HTTP/1.1\r\n\r\n",
+            "DELETE / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         ] {
             let (mut near, far) = tokio::io::duplex(BUFFER);

@@ -1,7 +1,7 @@
 //! What a request costs: the parts that the race is made of.
 //!
-//! This room owns a closed-loop load generator that speaks plain HTTP/1.1 and HBONE, the backend
-//! it hits, the reading of a process's own CPU accounting, and the summaries of what was measured.
+//! This room owns a load generator, closed-loop and open-loop, that speaks HTTP/1.1, HTTP/2, gRPC and
+//! HBONE, the backend it hits, the reading of a process's own CPU accounting, and the summaries of what was measured.
 //! `benches/race` composes them with the contestants. It refuses to know how any contestant works
 //! inside: each is a process with an address, and none is measured from within.
 //!
@@ -10,19 +10,30 @@
 
 mod accounting;
 mod backend;
+mod caller;
 mod exchange;
 mod histogram;
+mod http2;
+mod job;
 mod load;
+mod manifests;
+pub mod policy;
 mod scene;
+mod schedule;
+mod setup;
+pub mod single;
 mod summary;
 
 pub use accounting::{AccountingError, core_time, cpu_time, resident_kib};
 pub use backend::Backend;
-pub use exchange::{BODY, Connection, ExchangeError, Reply, Request};
+pub use exchange::{BODY, Connection, ExchangeError, LARGE, Reply, Request};
 pub use histogram::Histogram;
-pub use load::{Entrance, Job, LoadError, Measurement, run};
+pub use job::{Call, Entrance, Job, LoadError, Measurement, OpenLoop};
+pub use load::run;
+pub use manifests::manifests;
 pub use scene::{
-    AUTHORITY, DENIED_PATH, HBONE_BACKEND, HOST, PATH, POD_AUTHORITY, backend_identity,
-    client_identity, waypoint_identity,
+    AUTHORITY, DENIED_PATH, GRPC_PATH, HBONE_BACKEND, HOST, LARGE_PATH, PATH, POD_AUTHORITY,
+    backend_identity, client_identity, waypoint_identity,
 };
+pub use setup::{Door, Setup, Upstream};
 pub use summary::Summary;

@@ -1,162 +1,71 @@
-//! The load: a fixed number of connections, each sending its next request when the last one was
-//! answered (a closed loop), for a time; and what it cost the process at the other end.
+//! The load: a fixed number of connections, first in a closed loop (each sends its next request when
+//! the last one was answered), then in an open one (requests are due at a fixed rate); and what the
+//! former cost the process at the other end.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::HeaderMap;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use wayline_hbone::{Settings, TunnelAuthority};
+use wayline_hbone::{Client, Settings, TunnelAuthority, TunnelStream};
 use wayline_tls::CertificateStore;
 
 use crate::accounting::{AccountingError, core_time, cpu_time, resident_kib};
-use crate::exchange::{BODY, Connection, ExchangeError, Request};
+use crate::caller::{Caller, shown};
+use crate::exchange::{Connection, Request};
 use crate::histogram::Histogram;
+use crate::job::{Call, Entrance, Job, LoadError, Measurement, OpenLoop, SETUP_TIMEOUT};
 use crate::scene::{AUTHORITY, waypoint_identity};
+use crate::schedule::Schedule;
 
-/// How long all connections together may take to be made.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Windows as wide as those of a busy client.
+const WINDOW: u32 = 4 << 20;
 
-/// What to do to which process.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Job {
-    /// The process whose CPU time is read.
-    pub pid: u32,
-    /// The cores of contestant and generator; they should have nothing else to do.
-    pub cores: Vec<usize>,
-    /// Where it listens.
-    pub target: SocketAddr,
-    /// How requests get in.
-    pub entrance: Entrance,
-    /// The path of every request, which must be answered 200 with the backend's body.
-    pub path: String,
-    /// A path that must be answered 403, where the contestant enforces a policy.
-    pub denied_path: Option<String>,
-    /// Load before anything is measured, in seconds.
-    pub warmup: f64,
-    /// How long to measure, in seconds.
-    pub seconds: f64,
-}
+/// TLS connections made at a time.
+const HANDSHAKES: usize = 8;
 
-/// How requests get into the contestant, and on how many connections.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Entrance {
-    /// HTTP/1.1 over TCP.
-    Plain {
-        /// Kept-alive connections.
-        connections: usize,
-    },
-    /// HTTP/1.1 in CONNECT streams over mutual TLS.
-    Hbone {
-        /// TLS connections.
-        tunnels: usize,
-        /// CONNECT streams on each, each a kept-alive HTTP/1.1 connection.
-        streams: usize,
-    },
-}
-
-/// What was measured.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub struct Measurement {
-    /// Requests answered while measuring.
-    pub requests: u64,
-    /// Wall time of measuring, in seconds.
-    pub seconds: f64,
-    /// CPU time of the contestant meanwhile, in seconds.
-    pub cpu: f64,
-    /// CPU time of generator and backend meanwhile, in seconds.
-    pub own_cpu: f64,
-    /// CPU time of all other processes on these cores meanwhile, in seconds.
-    pub others_cpu: f64,
-    /// Median latency, in microseconds.
-    pub p50: f64,
-    /// 99th percentile of latency, in microseconds.
-    pub p99: f64,
-    /// Resident memory of the contestant at the end, in KiB.
-    pub resident_kib: u64,
-}
-
-impl Measurement {
-    /// CPU time of the contestant per request, in microseconds.
-    #[must_use]
-    pub fn cpu_micros(&self) -> f64 {
-        self.cpu * 1e6 / self.requests as f64
-    }
-
-    /// Requests per second.
-    #[must_use]
-    pub fn rate(&self) -> f64 {
-        self.requests as f64 / self.seconds
-    }
-}
-
-/// Why a job was given up. Any one failing request is enough.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A connection could not be made, or CONNECT was refused.
-    #[error("cannot connect to {target}: {reason}")]
-    Connect {
-        /// Where to.
-        target: SocketAddr,
-        /// What happened.
-        reason: String,
-    },
-    /// The connections were not made in time.
-    #[error("connecting took longer than {SETUP_TIMEOUT:?}")]
-    SetupTimeout,
-    /// A request failed.
-    #[error("{path}: {source}")]
-    Exchange {
-        /// The request's path.
-        path: String,
-        /// What happened.
-        #[source]
-        source: ExchangeError,
-    },
-    /// A request was answered otherwise than it must be.
-    #[error("{path}: answered {status}{} with {body:?}; {expected} was expected", if *closes { " and close" } else { "" })]
-    Answer {
-        /// The request's path.
-        path: String,
-        /// The status received.
-        status: u16,
-        /// Whether the connection was to be closed.
-        closes: bool,
-        /// The beginning of the body received.
-        body: String,
-        /// What would have been right.
-        expected: &'static str,
-    },
-    /// The contestant's accounting could not be read.
-    #[error(transparent)]
-    Accounting(#[from] AccountingError),
-    /// Nothing was answered while measuring.
-    #[error("no request was answered within {0} s")]
-    Stalled(f64),
-}
+/// How long connections are left alone before their memory is looked at.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Runs the job as the identity in `store`. Must be called on a tokio `LocalRuntime`.
 pub async fn run(job: &Job, store: &CertificateStore) -> Result<Measurement, LoadError> {
-    match job.entrance {
+    let before = resident_kib(job.pid)?;
+    let mut drivers = JoinSet::new();
+    let outcome = match job.entrance {
         Entrance::Plain { connections } => {
-            let made = connect_plain(job, connections);
-            let streams = in_time(made).await?;
-            measure(job, streams).await
+            let callers = in_time(connect_plain(job, connections)).await?;
+            measure(job, callers).await
+        }
+        Entrance::Http2 {
+            connections,
+            streams,
+        } => {
+            let made = connect_http2(job, connections, streams, &mut drivers);
+            let callers = in_time(made).await?;
+            measure(job, callers).await
         }
         Entrance::Hbone { tunnels, streams } => {
-            let mut drivers = JoinSet::new();
             let made = connect_hbone(job, tunnels, streams, store, &mut drivers);
-            let streams = in_time(made).await?;
-            measure(job, streams).await
+            let callers = in_time(made).await?;
+            measure(job, callers).await
         }
-    }
+        Entrance::Idle { tunnels } => {
+            let clients = in_time(connect_tunnels(job, tunnels, store, &mut drivers)).await?;
+            tokio::time::sleep(SETTLING).await;
+            let outcome = idle(job);
+            drop(clients);
+            outcome
+        }
+    };
+    outcome.map(|measurement| Measurement {
+        resident_before_kib: before,
+        ..measurement
+    })
 }
 
 async fn in_time<T>(made: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
@@ -165,84 +74,133 @@ async fn in_time<T>(made: impl Future<Output = Result<T, LoadError>>) -> Result<
         .map_err(|_| LoadError::SetupTimeout)?
 }
 
-/// One stream for each connection, and one more for the check before.
-async fn connect_plain(job: &Job, connections: usize) -> Result<Vec<TcpStream>, LoadError> {
-    let mut streams = Vec::with_capacity(connections + 1);
-    for _ in 0..=connections {
-        streams.push(tcp(job.target).await?);
+async fn connect_plain(job: &Job, connections: usize) -> Result<Vec<Caller<TcpStream>>, LoadError> {
+    if let Some(path) = &job.denied_path {
+        check_policy(path, tcp(job).await?).await?;
     }
-    Ok(streams)
+    let mut callers = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let tcp = tcp(job).await?;
+        callers.push(Caller::http1(tcp, job.call, job.header.as_ref()));
+    }
+    Ok(callers)
+}
+
+async fn connect_http2(
+    job: &Job,
+    connections: usize,
+    streams: usize,
+    drivers: &mut JoinSet<()>,
+) -> Result<Vec<Caller<TcpStream>>, LoadError> {
+    let mut callers = Vec::with_capacity(connections * streams);
+    for _ in 0..connections {
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake::<_, Bytes>(tcp(job).await?)
+            .await
+            .map_err(|error| failed(job, &error))?;
+        drivers.spawn_local(async {
+            // Its end is seen by the streams it carries.
+            let _ended = connection.await;
+        });
+        for _ in 0..streams {
+            let caller = Caller::http2(sender.clone(), job.call, job.header.as_ref());
+            callers.push(caller.map_err(|error| failed(job, &error))?);
+        }
+    }
+    Ok(callers)
 }
 
 async fn connect_hbone(
     job: &Job,
     tunnels: usize,
-    streams_each: usize,
+    streams: usize,
     store: &CertificateStore,
     drivers: &mut JoinSet<()>,
-) -> Result<Vec<wayline_hbone::TunnelStream>, LoadError> {
-    let failed = |reason: &dyn std::fmt::Display| LoadError::Connect {
-        target: job.target,
-        reason: reason.to_string(),
+) -> Result<Vec<Caller<TunnelStream>>, LoadError> {
+    let authority = TunnelAuthority::parse(AUTHORITY).map_err(|e| failed(job, &e))?;
+    let clients = connect_tunnels(job, tunnels, store, drivers).await?;
+    let open = async |client: &Client| {
+        let opened = client.open(&authority, HeaderMap::new()).await;
+        opened.map_err(|error| failed(job, &error))
     };
-    let authority = TunnelAuthority::parse(AUTHORITY).map_err(|e| failed(&e))?;
-    let epoch = store.current().map_err(|e| failed(&e))?;
-    let mut streams = Vec::with_capacity(tunnels * streams_each + 1);
-    for tunnel in 0..tunnels {
-        let tcp = tcp(job.target).await?;
-        let tls = wayline_tls::connect(&epoch, tcp, &[waypoint_identity()])
-            .await
-            .map_err(|e| failed(&e))?;
-        let (client, driver) = wayline_hbone::connect(tls, &Settings::default())
-            .await
-            .map_err(|e| failed(&e))?;
-        drivers.spawn_local(async {
-            // Its end is seen by the streams it carries.
-            let _ended = driver.await;
-        });
-        for _ in 0..streams_each + usize::from(tunnel == 0) {
-            let stream = client
-                .open(&authority, HeaderMap::new())
-                .await
-                .map_err(|e| failed(&e))?;
-            streams.push(stream);
+    if let (Some(path), Some(first)) = (&job.denied_path, clients.first()) {
+        check_policy(path, open(first).await?).await?;
+    }
+    let mut callers = Vec::with_capacity(tunnels * streams);
+    for client in &clients {
+        for _ in 0..streams {
+            let stream = open(client).await?;
+            callers.push(Caller::http1(stream, job.call, job.header.as_ref()));
         }
     }
-    Ok(streams)
+    Ok(callers)
 }
 
-async fn tcp(target: SocketAddr) -> Result<TcpStream, LoadError> {
+async fn connect_tunnels(
+    job: &Job,
+    count: usize,
+    store: &CertificateStore,
+    drivers: &mut JoinSet<()>,
+) -> Result<Vec<Client>, LoadError> {
+    let epoch = store.current().map_err(|e| failed(job, &e))?;
+    let mut clients = Vec::with_capacity(count);
+    while clients.len() < count {
+        let batch = (count - clients.len()).min(HANDSHAKES);
+        let connecting = (0..batch).map(async |_| {
+            let tls = wayline_tls::connect(&epoch, tcp(job).await?, &[waypoint_identity()])
+                .await
+                .map_err(|e| failed(job, &e))?;
+            wayline_hbone::connect(tls, &Settings::default())
+                .await
+                .map_err(|e| failed(job, &e))
+        });
+        for (client, driver) in futures_util::future::try_join_all(connecting).await? {
+            drivers.spawn_local(async {
+                // Its end is seen by the streams it carries.
+                let _ended = driver.await;
+            });
+            clients.push(client);
+        }
+    }
+    Ok(clients)
+}
+
+async fn tcp(job: &Job) -> Result<TcpStream, LoadError> {
     let connected = async {
-        let tcp = TcpStream::connect(target).await?;
+        let tcp = TcpStream::connect(job.target).await?;
         tcp.set_nodelay(true)?;
         Ok(tcp)
     };
     connected
         .await
-        .map_err(|error: std::io::Error| LoadError::Connect {
-            target,
-            reason: error.to_string(),
-        })
+        .map_err(|error: std::io::Error| failed(job, &error))
+}
+
+fn failed(job: &Job, reason: &dyn std::fmt::Display) -> LoadError {
+    LoadError::Connect {
+        target: job.target,
+        reason: reason.to_string(),
+    }
 }
 
 #[derive(Default)]
 struct Book {
+    schedule: Schedule,
     latencies: RefCell<Histogram>,
     failure: Cell<Option<LoadError>>,
     failed: Notify,
 }
 
-async fn measure<IO>(job: &Job, mut streams: Vec<IO>) -> Result<Measurement, LoadError>
+async fn measure<IO>(job: &Job, callers: Vec<Caller<IO>>) -> Result<Measurement, LoadError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    if let Some(spare) = streams.pop() {
-        check_policy(job, spare).await?;
-    }
     let book = Rc::new(Book::default());
     let mut workers = JoinSet::new();
-    for stream in streams {
-        workers.spawn_local(work(stream, job.path.clone(), Rc::clone(&book)));
+    for caller in callers {
+        workers.spawn_local(work(caller, job.call, Rc::clone(&book)));
     }
 
     wait(job.warmup, &book).await?;
@@ -255,21 +213,66 @@ where
     let cpu = cpu_time(job.pid)?.saturating_sub(cpu);
     let own_cpu = cpu_time(own)?.saturating_sub(own_cpu);
     let all = cores_time(job)?.saturating_sub(all);
-
-    let latencies = book.latencies.borrow();
-    if latencies.is_empty() {
+    let requests = book.latencies.borrow().len();
+    if requests == 0 {
         return Err(LoadError::Stalled(job.seconds));
     }
-    let micros = |quantile| latencies.quantile(quantile).as_secs_f64() * 1e6;
+    let open = match job.rate {
+        Some(rate) => Some(open_loop(job, rate, &book).await?),
+        None => None,
+    };
     Ok(Measurement {
-        requests: latencies.len(),
+        requests,
         seconds,
         cpu: cpu.as_secs_f64(),
         own_cpu: own_cpu.as_secs_f64(),
         others_cpu: all.saturating_sub(cpu + own_cpu).as_secs_f64(),
+        open,
+        resident_before_kib: 0,
+        resident_kib: resident_kib(job.pid)?,
+        start_millis: 0.0,
+    })
+}
+
+/// Latencies at a fixed rate; those that were due and never sent count with what they waited.
+async fn open_loop(job: &Job, rate: f64, book: &Book) -> Result<OpenLoop, LoadError> {
+    /// What the closed loop left behind is over after this.
+    const TRANSITION: f64 = 0.2;
+    let paced = async {
+        wait(TRANSITION, book).await?;
+        book.latencies.borrow_mut().clear();
+        wait(job.seconds, book).await
+    };
+    tokio::select! {
+        outcome = paced => outcome?,
+        () = book.schedule.at_rate(rate) => {}
+    }
+    let mut latencies = book.latencies.borrow_mut();
+    let answered = latencies.len() as f64 / job.seconds;
+    for due in book.schedule.abandoned() {
+        latencies.record(due.elapsed());
+    }
+    let micros = |quantile| latencies.quantile(quantile).as_secs_f64() * 1e6;
+    Ok(OpenLoop {
         p50: micros(0.5),
         p99: micros(0.99),
+        rate,
+        answered,
+    })
+}
+
+/// Nothing but memory.
+fn idle(job: &Job) -> Result<Measurement, LoadError> {
+    Ok(Measurement {
+        requests: 0,
+        seconds: SETTLING.as_secs_f64(),
+        cpu: 0.0,
+        own_cpu: 0.0,
+        others_cpu: 0.0,
+        open: None,
+        resident_before_kib: 0,
         resident_kib: resident_kib(job.pid)?,
+        start_millis: 0.0,
     })
 }
 
@@ -278,25 +281,22 @@ fn cores_time(job: &Job) -> Result<Duration, AccountingError> {
 }
 
 /// A contestant that does not enforce the policy it is measured with is not in the race.
-async fn check_policy<IO>(job: &Job, stream: IO) -> Result<(), LoadError>
+async fn check_policy<IO>(path: &str, stream: IO) -> Result<(), LoadError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(path) = &job.denied_path else {
-        return Ok(());
-    };
     let mut connection = Connection::new(stream);
     let request = Request::get(path);
-    let exchange = tokio::time::timeout(SETUP_TIMEOUT, connection.exchange(&request))
+    let reply = connection
+        .exchange(&request)
         .await
-        .map_err(|_| LoadError::Stalled(SETUP_TIMEOUT.as_secs_f64()))?;
-    let reply = exchange.map_err(|source| LoadError::Exchange {
-        path: path.clone(),
-        source,
-    })?;
+        .map_err(|source| LoadError::Exchange {
+            path: path.to_owned(),
+            source,
+        })?;
     if reply.status != 403 {
         return Err(LoadError::Answer {
-            path: path.clone(),
+            path: path.to_owned(),
             status: reply.status,
             closes: reply.closes,
             body: shown(reply.body),
@@ -314,50 +314,19 @@ async fn wait(seconds: f64, book: &Book) -> Result<(), LoadError> {
     book.failure.take().map_or(Ok(()), Err)
 }
 
-async fn work<IO>(stream: IO, path: String, book: Rc<Book>)
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    let failure = exchanges(stream, &path, &book).await;
-    book.failure.set(Some(failure));
-    book.failed.notify_one();
-}
-
 /// Sends one request after the other until one fails.
-async fn exchanges<IO>(stream: IO, path: &str, book: &Book) -> LoadError
+async fn work<IO>(mut caller: Caller<IO>, call: Call, book: Rc<Book>)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = Request::get(path);
-    let mut connection = Connection::new(stream);
-    let mut begin = Instant::now();
     loop {
-        let reply = match connection.exchange(&request).await {
-            Ok(reply) => reply,
-            Err(source) => {
-                return LoadError::Exchange {
-                    path: path.to_owned(),
-                    source,
-                };
-            }
-        };
-        if reply.status != 200 || reply.closes || reply.body != BODY {
-            return LoadError::Answer {
-                path: path.to_owned(),
-                status: reply.status,
-                closes: reply.closes,
-                body: shown(reply.body),
-                expected: "200 with the backend's body, kept alive,",
-            };
+        let due = book.schedule.next().await;
+        if let Err(failure) = caller.call(call).await {
+            book.failure.set(Some(failure));
+            return book.failed.notify_one();
         }
-        let end = Instant::now();
-        book.latencies.borrow_mut().record(end - begin);
-        begin = end;
+        book.latencies.borrow_mut().record(due.elapsed());
     }
-}
-
-fn shown(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
 
 #[cfg(test)]
@@ -371,7 +340,7 @@ mod tests {
     use crate::exchange::respond;
 
     /// Runs a short job against our own process, which serves each connection by `serve`.
-    fn run_against<S, F>(denied_path: Option<&str>, serve: S) -> Result<Measurement, LoadError>
+    fn run_against<S, F>(job: Job, serve: S) -> Result<Measurement, LoadError>
     where
         S: Fn(TcpStream) -> F + 'static,
         F: Future<Output = std::io::Result<()>> + 'static,
@@ -383,14 +352,8 @@ mod tests {
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let job = Job {
-                pid: std::process::id(),
-                cores: vec![0],
                 target: listener.local_addr().unwrap(),
-                entrance: Entrance::Plain { connections: 3 },
-                path: "/api/items".to_owned(),
-                denied_path: denied_path.map(str::to_owned),
-                warmup: 0.01,
-                seconds: 0.05,
+                ..job
             };
             spawn_local(async move {
                 while let Ok((tcp, _)) = listener.accept().await {
@@ -399,6 +362,21 @@ mod tests {
             });
             run(&job, &CertificateStore::new()).await
         })
+    }
+
+    fn job() -> Job {
+        Job {
+            pid: std::process::id(),
+            cores: vec![0],
+            target: ([127, 0, 0, 1], 0).into(),
+            entrance: Entrance::Plain { connections: 3 },
+            call: Call::Get,
+            denied_path: None,
+            warmup: 0.01,
+            seconds: 0.05,
+            rate: None,
+            header: None,
+        }
     }
 
     /// Answers every request so.
@@ -411,11 +389,55 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_was_answered() {
-        let measured = run_against(None, respond).unwrap();
-        assert!(measured.requests > 0);
-        assert!(measured.p50 > 0.0 && measured.p50 <= measured.p99);
-        assert!(measured.seconds >= 0.05);
+    fn generator_and_backend_understand_each_other_in_all_they_say() {
+        let http2 = Entrance::Http2 {
+            connections: 1,
+            streams: 3,
+        };
+        let plain = Entrance::Plain { connections: 3 };
+        for (entrance, call) in [
+            (plain, Call::Get),
+            (plain, Call::Download),
+            (plain, Call::Upload),
+            (http2, Call::Get),
+            (http2, Call::Download),
+            (http2, Call::Upload),
+            (http2, Call::Grpc),
+        ] {
+            let job = Job {
+                entrance,
+                call,
+                rate: Some(200.0),
+                header: Some(("x-a".to_owned(), "b".to_owned())),
+                ..job()
+            };
+            let measured = run_against(job, respond).unwrap();
+            assert!(measured.requests > 0, "{call:?}");
+            let open = measured.open.unwrap();
+            assert!(open.p50 > 0.0 && open.p50 <= open.p99, "{call:?}");
+            assert!(open.answered > 0.0, "{call:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_cannot_keep_up_is_charged_for_all_who_wait() {
+        let job = Job {
+            rate: Some(10_000.0),
+            ..job()
+        };
+        let slow = async |mut tcp: TcpStream| {
+            let mut request = [0; 1024];
+            let reply = crate::exchange::tests::whole_reply();
+            while tcp.read(&mut request).await? > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                tcp.write_all(&reply).await?;
+            }
+            Ok(())
+        };
+        let open = run_against(job, slow).unwrap().open.unwrap();
+        // Three connections answer 300 a second at most: nearly all of the rest wait to the end.
+        assert!(open.answered < 1_000.0);
+        assert!(open.p50 > 20_000.0, "{open:?}");
     }
 
     #[test]
@@ -424,10 +446,10 @@ mod tests {
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse",
         ] {
-            let outcome = run_against(None, move |tcp| always(tcp, reply));
+            let outcome = run_against(job(), move |tcp| always(tcp, reply));
             assert!(matches!(outcome, Err(LoadError::Answer { .. })), "{reply}");
         }
-        let hung_up = run_against(None, async |tcp| {
+        let hung_up = run_against(job(), async |tcp| {
             drop(tcp);
             Ok(())
         });
@@ -436,16 +458,20 @@ mod tests {
 
     #[test]
     fn a_policy_that_is_not_enforced_is_the_end() {
-        let outcome = run_against(Some("/nowhere"), respond);
+        let job = Job {
+            denied_path: Some("/nowhere".to_owned()),
+            ..job()
+        };
         let expected = "403";
-        assert!(
-            matches!(outcome, Err(LoadError::Answer { status: 200, expected: e, .. }) if e == expected)
-        );
+        assert!(matches!(
+            run_against(job, respond),
+            Err(LoadError::Answer { status: 200, expected: e, .. }) if e == expected
+        ));
     }
 
     #[test]
     fn silence_is_the_end() {
-        let outcome = run_against(None, async |mut tcp| {
+        let outcome = run_against(job(), async |mut tcp| {
             tcp.read_to_end(&mut Vec::new()).await.map(drop)
         });
         assert!(matches!(outcome, Err(LoadError::Stalled(_))));

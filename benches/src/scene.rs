@@ -8,6 +8,12 @@ pub const HOST: &str = "echo.bench.svc.cluster.local";
 /// The path of every request that is measured; policies allow it by their last rule.
 pub const PATH: &str = "/api/items?page=1";
 
+/// Where 1 MiB goes to, or comes from.
+pub const LARGE_PATH: &str = "/api/large";
+
+/// The gRPC method.
+pub const GRPC_PATH: &str = "/api.Echo/Say";
+
 /// A path that no rule allows.
 pub const DENIED_PATH: &str = "/nowhere";
 

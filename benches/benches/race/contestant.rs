@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use wayline_benches::{Door, Upstream};
 
 use crate::error::Error;
 use crate::process::{self, Process, accepts, free_port, pinned};
@@ -30,6 +32,8 @@ pub(crate) enum Contestant {
 pub(crate) struct Running {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
+    /// How long it took to be ready.
+    pub(crate) start: Duration,
 }
 
 impl Contestant {
@@ -72,9 +76,14 @@ impl Contestant {
                 command
             }
         };
+        let began = Instant::now();
         let mut process = Process::start(&mut command, log)?;
         match process.wait_until(ready) {
-            Ok(()) => Ok(Running { process, address }),
+            Ok(()) => Ok(Running {
+                process,
+                address,
+                start: began.elapsed(),
+            }),
             Err(reason) => Err(Error::Contestant {
                 contestant: self.name(),
                 scene: scene.name(),
@@ -112,21 +121,22 @@ pub(crate) fn set_up(who: impl Iterator<Item = Contestant>) -> Result<Vec<String
 }
 
 fn bare(scene: Scene, core: usize, address: SocketAddr, places: &Places) -> Command {
+    let setup = scene.setup();
     let mut command = pinned(core, env!("CARGO_BIN_EXE_bench-bare"));
-    let entrance = if scene.hbone_in() {
-        "--hbone"
-    } else {
-        "--plain"
+    let entrance = match setup.door {
+        Door::Hbone => "--hbone",
+        Door::Plain => "--plain",
     };
     command.args([entrance, &address.to_string()]);
-    if scene.hbone_in() {
+    if setup.door == Door::Hbone {
         command.arg("--identity").arg(&places.identity);
     }
-    if scene.hbone_out() {
-        command.arg("--captured");
-    } else {
-        command.args(["--to", &places.backend.to_string()]);
-    }
+    let backend = places.backend.to_string();
+    match setup.upstream {
+        Upstream::Hbone => command.arg("--captured"),
+        Upstream::Http1 => command.args(["--to", &backend]),
+        Upstream::Http2 => command.args(["--http2", "--to", &backend]),
+    };
     command
 }
 

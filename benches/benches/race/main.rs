@@ -5,11 +5,12 @@
 //! change of the machine's mood hits all alike; and reads what each process was booked for by the
 //! kernel. It refuses to hide anything: one reply that is not the backend's, and there is no table.
 
+mod churn;
 mod contestant;
 mod error;
 mod options;
 mod peers;
-mod policy;
+mod picture;
 mod process;
 mod report;
 mod results;
@@ -57,12 +58,13 @@ fn race(options: &Options) -> Result<(), Error> {
         for entry in &mut entries {
             let measurement = stage.measure(entry.scene, entry.contestant, options)?;
             eprintln!(
-                "round {round}/{}  {:<13} {:<8} {:>6.1} µs/request  {:>6.0} requests/s",
+                "round {round}/{}  {:<14} {:<8} {:>7.1} µs/request  {:>6.0} requests/s  {:>5.0} MiB",
                 options.rounds,
                 entry.scene.name(),
                 entry.contestant.name(),
                 measurement.cpu_micros(),
                 measurement.rate(),
+                measurement.resident_kib as f64 / 1024.0,
             );
             entry.rounds.push(measurement);
         }

@@ -1,7 +1,6 @@
 //! The command line; each option is also an environment variable.
 
 use clap::Parser;
-use wayline_benches::Entrance;
 
 use crate::contestant::Contestant;
 use crate::scene::Scene;
@@ -19,15 +18,9 @@ pub(crate) struct Options {
     /// Load before each measurement, in seconds.
     #[arg(long, env = "WAYLINE_RACE_WARMUP", default_value_t = 1.0)]
     pub(crate) warmup: f64,
-    /// Kept-alive connections, in scenes without HBONE.
-    #[arg(long, env = "WAYLINE_RACE_CONNECTIONS", default_value_t = 16)]
-    connections: usize,
-    /// TLS connections, in scenes with HBONE.
-    #[arg(long, env = "WAYLINE_RACE_TUNNELS", default_value_t = 4)]
-    tunnels: usize,
-    /// Streams on each TLS connection, each a kept-alive HTTP/1.1 connection.
-    #[arg(long, env = "WAYLINE_RACE_STREAMS", default_value_t = 4)]
-    streams: usize,
+    /// Requests per second at which latencies are taken; a fiftieth of it where bodies are large.
+    #[arg(long, env = "WAYLINE_RACE_RATE", default_value_t = 8_000.0)]
+    rate: f64,
     /// Only these scenes; all by default.
     #[arg(long, env = "WAYLINE_RACE_SCENES", value_delimiter = ',')]
     scenes: Vec<Scene>,
@@ -64,16 +57,9 @@ impl Options {
         all.filter(move |c| wanted.is_empty() || wanted.contains(c))
     }
 
-    pub(crate) fn entrance(&self, scene: Scene) -> Entrance {
-        if scene.hbone_in() {
-            return Entrance::Hbone {
-                tunnels: self.tunnels,
-                streams: self.streams,
-            };
-        }
-        Entrance::Plain {
-            connections: self.connections,
-        }
+    /// The rate of the open loop, where there is one.
+    pub(crate) fn rate(&self, scene: Scene) -> Option<f64> {
+        scene.pace().map(|share| share * self.rate)
     }
 
     /// Whether the outcome is the whole picture, to be kept.
@@ -84,9 +70,9 @@ impl Options {
     /// The load, in words.
     pub(crate) fn load(&self) -> String {
         format!(
-            "{} rounds of {} s after {} s of warm-up; closed loop over {} connections, or {} tunnels \
-             of {} streams",
-            self.rounds, self.seconds, self.warmup, self.connections, self.tunnels, self.streams
+            "{} rounds; in each {} s of warm-up, {} s of a closed loop over 16 connections or streams \
+             (64 in `hbone-64`), and {} s of an open loop at {} requests/s (a fiftieth with large bodies)",
+            self.rounds, self.warmup, self.seconds, self.seconds, self.rate
         )
     }
 }

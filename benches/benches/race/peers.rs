@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use wayline_benches::{HBONE_BACKEND, POD_AUTHORITY, backend_identity, client_identity};
+use wayline_benches::{
+    Door, HBONE_BACKEND, POD_AUTHORITY, Upstream, backend_identity, client_identity, policy,
+};
 
 use crate::contestant::workspace_root;
 use crate::error::{Error, at};
-use crate::policy;
 use crate::process::{output, pinned};
 use crate::scene::Scene;
 use crate::stage::Places;
@@ -45,16 +46,22 @@ pub(crate) fn haproxy(
     address: SocketAddr,
     places: &Places,
 ) -> Result<Command, Error> {
-    let rules = if scene.has_policy() {
+    let setup = scene.setup();
+    let rules = if setup.rules {
         policy::haproxy()
     } else {
         String::new()
+    };
+    let protocol = match setup.upstream {
+        Upstream::Http2 => " proto h2",
+        Upstream::Http1 | Upstream::Hbone => "",
     };
     let config = fill(
         include_str!("peers/haproxy.cfg"),
         &[
             ("LISTEN_PORT", &address.port().to_string()),
             ("BACKEND_PORT", &places.backend.port().to_string()),
+            ("PROTOCOL", protocol),
             ("RULES", &rules),
         ],
     );
@@ -71,20 +78,25 @@ pub(crate) fn envoy(
     address: SocketAddr,
     places: &Places,
 ) -> Result<Command, Error> {
-    let template = if scene.hbone_in() {
-        include_str!("peers/envoy-hbone.yaml")
-    } else {
-        include_str!("peers/envoy-plain.yaml")
+    let setup = scene.setup();
+    let hbone = setup.door == Door::Hbone;
+    let template = match setup.door {
+        Door::Hbone => include_str!("peers/envoy-hbone.yaml"),
+        Door::Plain => include_str!("peers/envoy-plain.yaml"),
     };
-    let rbac = if scene.has_policy() {
-        format!("- {}", policy::envoy(scene.hbone_in()))
+    let rbac = if setup.rules {
+        format!("- {}", policy::envoy(hbone))
     } else {
         String::new()
     };
-    let upstream = if scene.hbone_out() {
-        "captured"
-    } else {
-        "plain"
+    let upstream = match setup.upstream {
+        Upstream::Hbone => "captured",
+        Upstream::Http1 | Upstream::Http2 => "plain",
+    };
+    let routes: String = (1..setup.routes).map(envoy_route).collect();
+    let options = match setup.upstream {
+        Upstream::Http2 => ENVOY_HTTP2,
+        Upstream::Http1 | Upstream::Hbone => "",
     };
     let (hbone_address, hbone_port) = HBONE_BACKEND.split_once(':').unwrap_or_default();
     let config = fill(
@@ -100,6 +112,8 @@ pub(crate) fn envoy(
             ("POD_AUTHORITY", POD_AUTHORITY),
             ("UPSTREAM", upstream),
             ("RBAC", &rbac),
+            ("ROUTES", &routes),
+            ("UPSTREAM_OPTIONS", options),
         ],
     );
     let path = write(dir, "envoy.yaml", &config)?;
@@ -109,6 +123,20 @@ pub(crate) fn envoy(
         .args(["--log-level", "warn", "-c"])
         .arg(path);
     Ok(command)
+}
+
+/// Has Envoy speak HTTP/2 to its backend.
+const ENVOY_HTTP2: &str = r#"typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http2_protocol_options: {} } } }"#;
+
+/// A route that is not taken, as an element of a list; like those of the manifests.
+fn envoy_route(index: usize) -> String {
+    let wanted = match index % 2 {
+        0 => format!("path: \"/shop/item-{index}\""),
+        _ => format!("path_separated_prefix: \"/api/section-{index}\""),
+    };
+    format!(
+        "- {{ match: {{ {wanted} }}, route: {{ cluster: echo, timeout: 0s }} }}\n                        "
+    )
 }
 
 pub(crate) fn nginx_version() -> Result<String, Error> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, at};
 
 /// How long a contestant may take from start to listening.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Killed when dropped. Its output goes to a file.
 pub(crate) struct Process {
@@ -67,7 +67,7 @@ impl Process {
             if Instant::now() > deadline {
                 return Err(format!("was not ready within {START_TIMEOUT:?}"));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::contestant::workspace_root;
 use crate::error::{Error, at};
 use crate::options::Options;
+use crate::picture;
 use crate::process::output;
 use crate::report::{self, Entry};
 
@@ -21,6 +22,8 @@ pub(crate) fn write(
     let path = workspace_root().join("benches/RESULTS.md");
     let text = document(entries, versions, options)?;
     std::fs::write(&path, text).map_err(at("write", &path))?;
+    let picture = path.with_extension("svg");
+    std::fs::write(&picture, picture::svg(entries)).map_err(at("write", &picture))?;
     Ok(path)
 }
 
@@ -53,9 +56,11 @@ do not: [README.md](README.md).
 - Load: {load}
 - {disturbance}
 
+![CPU time per request](RESULTS.svg)
+
 {scenes}
 {table}
-Budgets (ratio of CPU time per request, median over rounds):
+Budgets (ratios of CPU time per request, medians over rounds; then what is no ratio):
 
 ```text
 {verdicts}```

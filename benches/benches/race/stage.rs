@@ -8,10 +8,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use tempfile::TempDir;
 use wayline_benches::{
-    DENIED_PATH, Job, Measurement, PATH, backend_identity, client_identity, waypoint_identity,
+    DENIED_PATH, Job, Measurement, backend_identity, client_identity, waypoint_identity,
 };
 use wayline_tls::{DEFAULT_LIFETIME, DevCa};
 
+use crate::churn::Churn;
 use crate::contestant::{Contestant, Running};
 use crate::error::{Error, at};
 use crate::options::Options;
@@ -77,17 +78,25 @@ impl Stage {
             pid: running.process.pid(),
             cores: vec![options.core, options.load_core],
             target: running.address,
-            entrance: options.entrance(scene),
-            path: PATH.to_owned(),
+            entrance: scene.entrance(),
+            call: scene.call(),
             denied_path: (scene.has_policy() && contestant.enforces_policy())
                 .then(|| DENIED_PATH.to_owned()),
             warmup: options.warmup,
             seconds: options.seconds,
+            rate: options.rate(scene),
+            header: None,
         };
+        let churn = scene.is_churning().then(|| Churn::start(&dir));
         let measurement = self
             .load
             .run(&job)
             .map_err(|reason| failure(scene, contestant, &mut running, &reason))?;
+        drop(churn);
+        let measurement = Measurement {
+            start_millis: running.start.as_secs_f64() * 1e3,
+            ..measurement
+        };
         drop(running);
         std::fs::remove_dir_all(&dir).map_err(at("remove", &dir))?;
         Ok(measurement)

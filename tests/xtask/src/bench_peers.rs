@@ -1,20 +1,22 @@
-//! The peers of the race in `benches/`. They are servers with packaged settings, so they come as
-//! the system's own packages and only when asked for.
+//! What `benches/` needs of the system: the peers of the race, and valgrind. They come as the system's
+//! own packages and only when asked for.
 
 use std::process::Command;
 
 use crate::process::{self, Error};
 
-const PEERS: [&str; 3] = ["haproxy", "nginx", "wrk"];
+/// The peers that are servers with packaged settings.
+pub(crate) const PEERS: [&str; 3] = ["haproxy", "nginx", "wrk"];
 
-/// Installs those of haproxy, nginx and wrk that are missing, by apt-get, as root.
-pub(crate) fn install() -> Result<(), Error> {
-    let missing: Vec<&str> = PEERS
-        .into_iter()
-        .filter(|peer| process::find_on_path(peer).is_none())
+/// Installs those of the packages that are missing, by apt-get, as root. Each has a program of its name.
+pub(crate) fn install(packages: &[&str]) -> Result<(), Error> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|package| process::find_on_path(package).is_none())
         .collect();
     if missing.is_empty() {
-        eprintln!("tools: {} are ready", PEERS.join(", "));
+        eprintln!("tools: {}: ready", packages.join(", "));
         return Ok(());
     }
     eprintln!("tools: installing {} by apt-get", missing.join(", "));
@@ -31,11 +33,11 @@ pub(crate) fn install() -> Result<(), Error> {
     })?;
     match missing
         .iter()
-        .find(|peer| process::find_on_path(peer).is_none())
+        .find(|package| process::find_on_path(package).is_none())
     {
         None => Ok(()),
-        Some(peer) => Err(Error::Missing {
-            what: format!("apt-get installed {peer}, but it is not on PATH"),
+        Some(package) => Err(Error::Missing {
+            what: format!("apt-get installed {package}, but it is not on PATH"),
             remedy: "put /usr/sbin and /usr/bin on PATH".to_owned(),
         }),
     }

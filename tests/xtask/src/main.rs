@@ -10,6 +10,7 @@ mod curl;
 mod envoy;
 mod grpcio;
 mod guests;
+mod instructions;
 mod process;
 mod pypi;
 mod registry;
@@ -35,6 +36,10 @@ Commands:
                         ARGS go to `cargo test`.
   guests                Build the Proxy-Wasm filters that the tests run, in Rust, Go, C and
                         AssemblyScript, into target/guests. `test` does so by itself
+  instructions [--record]
+                        Count what requests cost in instructions, under valgrind (installed by apt-get),
+                        and fail where it is over 3 % more than benches/instructions.json says; or
+                        write that file
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
                         eval \"$(cargo xtask wasm32)\"
 ";
@@ -44,11 +49,15 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
         ["tools"] => tools::set_up().map(drop),
-        ["tools", "--bench"] => tools::set_up().and_then(|_| bench_peers::install()),
+        ["tools", "--bench"] => {
+            tools::set_up().and_then(|_| bench_peers::install(&bench_peers::PEERS))
+        }
         ["tools", "--zipkin"] => tools::set_up().and_then(|_| zipkin::install()),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
         ["guests"] => guests::build().map(drop),
+        ["instructions"] => instructions::run(false),
+        ["instructions", "--record"] => instructions::run(true),
         ["wasm32"] => wasm32::prepare(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

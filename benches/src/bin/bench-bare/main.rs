@@ -7,6 +7,7 @@
 
 mod forward;
 mod hbone;
+mod http2;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -45,6 +46,9 @@ struct Options {
     /// Forward to this plain HTTP/1.1 backend.
     #[arg(long, required_unless_present = "captured")]
     to: Option<SocketAddr>,
+    /// Speak HTTP/2 with prior knowledge on both sides.
+    #[arg(long, conflicts_with = "hbone", requires = "to")]
+    http2: bool,
     /// Forward through HBONE to the captured backend instead; needs --identity.
     #[arg(long, conflicts_with = "to", requires = "identity")]
     captured: bool,
@@ -70,6 +74,15 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let store = CertificateStore::new();
     if let Some(folder) = &options.identity {
         store.reload_from(folder)?;
+    }
+    if let (true, Some(address)) = (options.http2, options.to) {
+        let listener = TcpListener::bind(options.plain.ok_or("no entrance")?).await?;
+        let forwarder = Rc::new(http2::Forwarder::new(address));
+        loop {
+            let (tcp, _) = listener.accept().await?;
+            tcp.set_nodelay(true)?;
+            spawn_local(http2::serve(TokioIo::new(tcp), Rc::clone(&forwarder)));
+        }
     }
     let dial = match options.to {
         Some(address) => Dial::Plain(address),

@@ -2,7 +2,8 @@
 //! is measured. Each rule wants a method and a path and, where there is one, the client's identity.
 
 use serde_json::{Value, json};
-use wayline_benches::client_identity;
+
+use crate::scene::client_identity;
 
 const RULES: usize = 10;
 
@@ -13,7 +14,8 @@ fn prefixes() -> impl Iterator<Item = String> {
 }
 
 /// The rules of an AuthorizationPolicy, as JSON.
-pub(crate) fn istio(with_identity: bool) -> Value {
+#[must_use]
+pub fn istio(with_identity: bool) -> Value {
     let rules = prefixes().map(|prefix| {
         let mut rule = json!({
             "to": [{ "operation": { "methods": ["GET"], "paths": [format!("{prefix}*")] } }],
@@ -26,8 +28,21 @@ pub(crate) fn istio(with_identity: bool) -> Value {
     rules.collect()
 }
 
+/// The one rule of the policy of that number among many, for a client that never comes.
+#[must_use]
+pub fn istio_of_another(index: usize, with_identity: bool) -> Value {
+    let path = format!("/tenants/{index}/*");
+    let mut rule = json!({ "to": [{ "operation": { "methods": ["GET"], "paths": [path] } }] });
+    if with_identity {
+        let principal = format!("cluster.local/ns/tenants/sa/tenant-{index}");
+        rule["from"] = json!([{ "source": { "principals": [principal] } }]);
+    }
+    json!([rule])
+}
+
 /// The RBAC filter in the form that istiod gives it, as JSON.
-pub(crate) fn envoy(with_identity: bool) -> Value {
+#[must_use]
+pub fn envoy(with_identity: bool) -> Value {
     let principal = if with_identity {
         json!({ "filter_state": {
             "key": "io.istio.peer_principal",
@@ -64,7 +79,8 @@ pub(crate) fn envoy(with_identity: bool) -> Value {
 }
 
 /// HAProxy's rules, as lines of a frontend.
-pub(crate) fn haproxy() -> String {
+#[must_use]
+pub fn haproxy() -> String {
     let mut lines = String::new();
     for prefix in prefixes() {
         lines += &format!("    http-request allow if METH_GET {{ path_beg {prefix} }}\n");
