@@ -101,15 +101,9 @@ macro_rules! callbacks {
 callbacks! {
     context_create: "proxy_on_context_create", 2 -> ();
     vm_start: "proxy_on_vm_start", 2 -> u32;
-    validate_configuration: "proxy_validate_configuration", 2 -> u32;
     configure: "proxy_on_configure", 2 -> u32;
     tick: "proxy_on_tick", 1 -> ();
     queue_ready: "proxy_on_queue_ready", 2 -> ();
-    new_connection: "proxy_on_new_connection", 1 -> u32;
-    downstream_data: "proxy_on_downstream_data", 3 -> u32;
-    upstream_data: "proxy_on_upstream_data", 3 -> u32;
-    downstream_close: "proxy_on_downstream_connection_close", 2 -> ();
-    upstream_close: "proxy_on_upstream_connection_close", 2 -> ();
     request_headers: "proxy_on_request_headers", (2 or 3) -> u32;
     request_body: "proxy_on_request_body", 3 -> u32;
     request_trailers: "proxy_on_request_trailers", 2 -> u32;
@@ -121,7 +115,6 @@ callbacks! {
     grpc_receive: "proxy_on_grpc_receive", 3 -> ();
     grpc_trailing_metadata: "proxy_on_grpc_receive_trailing_metadata", 3 -> ();
     grpc_close: "proxy_on_grpc_close", 3 -> ();
-    foreign_function: "proxy_on_foreign_function", 3 -> ();
     done: "proxy_on_done", 1 -> u32;
     log: "proxy_on_log", 1 -> ();
     delete: "proxy_on_delete", 1 -> ();

@@ -20,7 +20,7 @@ use wayline_model::plugin::Plugin;
 use crate::book::{PluginBook, SAMPLED};
 use crate::budget::{self, Budget};
 use crate::callbacks::{Callback, Callbacks, bind};
-use crate::callouts::{Callouts, Delivery};
+use crate::callouts::{self, Callouts, Delivery, Event};
 use crate::control::StreamControl;
 use crate::error::StartError;
 use crate::fault::{Exit, Fault};
@@ -114,7 +114,13 @@ impl Instance {
             let stream = running.state().streams.get(&owner).cloned();
             match stream {
                 Some(stream) if stream.is_paused() => stream.deliver(delivery),
-                _ => running.deliver(delivery)?,
+                Some(stream) => {
+                    while let Some(earlier) = stream.take_delivery() {
+                        running.deliver(earlier)?;
+                    }
+                    running.deliver(delivery)?;
+                }
+                None => running.deliver(delivery)?,
             }
             Ok(())
         });
@@ -323,19 +329,60 @@ impl Running {
 
     /// Tells the module how a callout ended.
     pub(crate) fn deliver(&mut self, delivery: Delivery) -> Result<(), Fault> {
-        let Some(event) = self.store.data_mut().callouts.accept(delivery) else {
+        let state = self.store.data_mut();
+        let (ended, event) = state.callouts.accept(delivery);
+        if let Some(owner) = ended {
+            callouts::settle(state, owner);
+        }
+        let Some(event) = event else {
             return Ok(());
         };
-        let state = self.store.data_mut();
-        if let Some(stream) = state.streams.get(&event.owner) {
-            stream.callouts.set(stream.callouts.get().saturating_sub(1));
-        }
-        let told = self.call(Callback::http_call_response, ROOT, |callbacks, store| {
-            let callback = callbacks.http_call_response.as_ref()?;
-            let params = (ROOT, event.token, event.headers, event.body, event.trailers);
-            Some(callback.call(store, params))
-        });
+        let told = self.tell(event);
         self.store.data_mut().callouts.forget();
+        told
+    }
+
+    fn tell(&mut self, event: Event) -> Result<(), Fault> {
+        let told = match event {
+            Event::HttpResponse {
+                token,
+                headers,
+                body,
+                trailers,
+            } => self.call(Callback::http_call_response, ROOT, |callbacks, store| {
+                let callback = callbacks.http_call_response.as_ref()?;
+                Some(callback.call(store, (ROOT, token, headers, body, trailers)))
+            }),
+            Event::InitialMetadata { token, headers } => {
+                self.call(Callback::grpc_initial_metadata, ROOT, |callbacks, store| {
+                    let callback = callbacks.grpc_initial_metadata.as_ref()?;
+                    Some(callback.call(store, (ROOT, token, headers)))
+                })
+            }
+            Event::Message { token, size } => {
+                self.call(Callback::grpc_receive, ROOT, |callbacks, store| {
+                    let callback = callbacks.grpc_receive.as_ref()?;
+                    Some(callback.call(store, (ROOT, token, size)))
+                })
+            }
+            Event::TrailingMetadata { token, headers } => self.call(
+                Callback::grpc_trailing_metadata,
+                ROOT,
+                |callbacks, store| {
+                    let callback = callbacks.grpc_trailing_metadata.as_ref()?;
+                    Some(callback.call(store, (ROOT, token, headers)))
+                },
+            ),
+            Event::Close { token, code } => {
+                let state = self.store.data_mut();
+                let message = state.callouts.message.take().unwrap_or_default();
+                state.status = (code, message);
+                self.call(Callback::grpc_close, ROOT, |callbacks, store| {
+                    let callback = callbacks.grpc_close.as_ref()?;
+                    Some(callback.call(store, (ROOT, token, code)))
+                })
+            }
+        };
         told.map(drop)
     }
 
@@ -376,12 +423,7 @@ impl Callback {
     fn is_on_request_path(self) -> bool {
         !matches!(
             self,
-            Self::entry
-                | Self::vm_start
-                | Self::validate_configuration
-                | Self::configure
-                | Self::tick
-                | Self::queue_ready
+            Self::entry | Self::vm_start | Self::configure | Self::tick | Self::queue_ready
         )
     }
 }

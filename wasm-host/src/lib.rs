@@ -14,8 +14,6 @@
 //! callback runs; what host functions (`hostcalls`) see of that is the `State`. Everything that a
 //! module asks for about streams goes through a `StreamControl` and happens after the callback.
 
-#![allow(dead_code, reason = "gRPC callouts and TCP filters are on their way")]
-
 mod abi;
 mod book;
 mod budget;
@@ -28,6 +26,7 @@ mod engine;
 mod error;
 mod fault;
 mod filter;
+mod grpc;
 mod headers;
 mod host;
 mod hostcalls;
@@ -40,6 +39,7 @@ mod pairs;
 mod place;
 mod prepared;
 mod properties;
+mod protobuf;
 mod seat;
 mod shared;
 mod source;

@@ -251,7 +251,11 @@ impl StreamFilter for WasmStream {
             return;
         }
         let id = self.id;
+        let control = Rc::clone(&self.control);
         let ended = self.enter(context, |running| {
+            while let Some(delivery) = control.take_delivery() {
+                running.deliver(delivery)?;
+            }
             running.state_mut().exchange.bytes =
                 Some((summary.request_bytes, summary.response_bytes));
             let ended = running.close(id);

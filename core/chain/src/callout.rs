@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body::Body;
 
 /// Sends requests of filters to backends the snapshot knows.
 ///
@@ -15,6 +16,14 @@ use http::{HeaderMap, Request, Response};
 pub trait Callout {
     /// Sends one request and waits for the whole response. Dropping the future cancels it.
     fn call(&self, request: CalloutRequest) -> CalloutFuture;
+
+    /// Opens an exchange over HTTP/2 whose two bodies are sent and read bit by bit, as gRPC wants it.
+    /// Dropping the future, or the response's body, cancels it. Nobody is known to those who do not
+    /// implement it.
+    fn open(&self, stream: CalloutStream) -> OpenFuture {
+        let unknown = CalloutError::UnknownBackend(stream.backend);
+        Box::pin(std::future::ready(Err(unknown)))
+    }
 
     /// Whether there is a backend of that name now.
     fn knows(&self, backend: &str) -> bool {
@@ -33,6 +42,20 @@ pub trait Callout {
         let _ = time;
         Box::pin(std::future::pending())
     }
+}
+
+/// The head of the response, some time later, on the same core.
+pub type OpenFuture = Pin<Box<dyn Future<Output = Result<Response<CalloutBody>, CalloutError>>>>;
+
+/// A body of an exchange that a filter opened.
+pub type CalloutBody = Pin<Box<dyn Body<Data = Bytes, Error = CalloutError>>>;
+
+/// An exchange that a filter opens.
+pub struct CalloutStream {
+    /// The backend by name.
+    pub backend: Arc<str>,
+    /// Head, and the body as it will come.
+    pub request: Request<CalloutBody>,
 }
 
 /// Something that goes on beside exchanges.

@@ -20,7 +20,10 @@ mod flow;
 pub mod runner;
 
 pub use body::{BodyError, FilteredRequest, FilteredResponse};
-pub use callout::{Callout, CalloutError, CalloutFuture, CalloutRequest, NoCallout, Task};
+pub use callout::{
+    Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, NoCallout,
+    OpenFuture, Task,
+};
 pub use chain::{Chain, Opened, Started};
 pub use context::{Connection, RequestContext, Routed};
 pub use filter::{

@@ -6,22 +6,27 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HOST;
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Response};
-use http_body::Body;
-use wayline_chain::{Callout, CalloutError, CalloutFuture, CalloutRequest, Task};
+use http::{HeaderMap, HeaderValue, Response, Uri};
+use http_body::{Body, Frame};
+use wayline_chain::{
+    Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, OpenFuture,
+    Task,
+};
 use wayline_model::Snapshot;
 use wayline_model::route::RetryPolicy;
 use wayline_model::service::{AppProtocol, Cluster, ClusterId};
 
-use crate::http::body::{ClientBody, ClientSource};
+use crate::http::body::{BodyError, ClientBody, ClientSource};
 use crate::http::trailers::Trailers;
 use crate::upstream::send::{self, UpstreamError};
-use crate::upstream::{Attempts, UpstreamBody, UpstreamRequest};
+use crate::upstream::{Attempts, ClusterState, UpstreamBody, UpstreamRequest};
 use crate::worker::{LocalExecutor, Worker};
 
 /// The port by which this core's filters reach out.
@@ -50,6 +55,16 @@ impl Callout for UpstreamCallout {
         })
     }
 
+    fn open(&self, stream: CalloutStream) -> OpenFuture {
+        let worker = Weak::clone(&self.worker);
+        Box::pin(async move {
+            match worker.upgrade() {
+                Some(worker) => open(&worker, stream).await,
+                None => Err(CalloutError::UnknownBackend(stream.backend)),
+            }
+        })
+    }
+
     fn knows(&self, backend: &str) -> bool {
         let Some(worker) = self.worker.upgrade() else {
             return false;
@@ -74,32 +89,17 @@ async fn call(
     worker: &Worker,
     request: CalloutRequest,
 ) -> Result<(Response<Bytes>, HeaderMap), CalloutError> {
-    let plan = worker.plan();
-    let cluster = plan
-        .clusters
-        .find(&plan.snapshot, &request.backend)
-        .and_then(|id| worker.upstreams.cluster(&plan.snapshot, id))
-        .ok_or_else(|| CalloutError::UnknownBackend(Arc::clone(&request.backend)))?;
+    let cluster = cluster(worker, &request.backend)?;
     let http2 = matches!(
         cluster.cluster().protocol,
         AppProtocol::Http2 | AppProtocol::Grpc
     );
     let (mut parts, body) = request.request.into_parts();
-    let authority = parts
-        .uri
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-        .or_else(|| parts.headers.remove(HOST))
-        .or_else(|| HeaderValue::from_str(&request.backend).ok())
-        .unwrap_or(HeaderValue::from_static("localhost"));
+    let authority = authority(&mut parts, &request.backend);
     let bodiless = body.is_empty() && request.trailers.is_none();
     let sent = UpstreamRequest {
         method: parts.method,
-        path: parts
-            .uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or(PathAndQuery::from_static("/")),
+        path: path(&parts.uri),
         authority,
         headers: parts.headers,
         body: (!bodiless).then(|| {
@@ -123,6 +123,69 @@ async fn call(
     let body = body.with_trailers(Trailers::ours());
     let (body, trailers) = collect(body, request.response_limit).await?;
     Ok((response.map(|()| body), trailers))
+}
+
+async fn open(
+    worker: &Worker,
+    stream: CalloutStream,
+) -> Result<Response<CalloutBody>, CalloutError> {
+    let cluster = cluster(worker, &stream.backend)?;
+    let (mut parts, body) = stream.request.into_parts();
+    let authority = authority(&mut parts, &stream.backend);
+    let source = ClientSource::Streamed(body);
+    let sent = UpstreamRequest {
+        method: parts.method,
+        path: path(&parts.uri),
+        authority,
+        headers: parts.headers,
+        body: Some(ClientBody::new(source, Trailers::ours())),
+        http2: true,
+        upgrade: None,
+    };
+    let (retry, mut attempts) = (RetryPolicy::default(), Attempts::default());
+    let answered = send::send(worker, &cluster, sent, &retry, None, &mut attempts).await;
+    let (response, body) = answered.map_err(describe)?;
+    let body: CalloutBody = Box::pin(Answer(body));
+    Ok(response.map(|()| body))
+}
+
+fn cluster(worker: &Worker, backend: &Arc<str>) -> Result<Rc<ClusterState>, CalloutError> {
+    let plan = worker.plan();
+    plan.clusters
+        .find(&plan.snapshot, backend)
+        .and_then(|id| worker.upstreams.cluster(&plan.snapshot, id))
+        .ok_or_else(|| CalloutError::UnknownBackend(Arc::clone(backend)))
+}
+
+fn authority(parts: &mut Parts, backend: &str) -> HeaderValue {
+    let named = parts.uri.authority();
+    named
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        .or_else(|| parts.headers.remove(HOST))
+        .or_else(|| HeaderValue::from_str(backend).ok())
+        .unwrap_or(HeaderValue::from_static("localhost"))
+}
+
+fn path(uri: &Uri) -> PathAndQuery {
+    let path = uri.path_and_query();
+    path.cloned().unwrap_or(PathAndQuery::from_static("/"))
+}
+
+/// A response as a filter reads it.
+struct Answer(UpstreamBody);
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = CalloutError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CalloutError>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(task));
+        let broken = |error: BodyError| CalloutError::Reset(error.to_string().into());
+        Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+    }
 }
 
 /// Clusters by the names filters know them by.

@@ -13,6 +13,7 @@ use super::{Table, answer};
 use crate::abi::HOST;
 use crate::memory::{give, parts, slice, write_u32};
 use crate::properties;
+use crate::protobuf::field;
 use crate::state::State;
 use crate::status::{Answer, Status};
 
@@ -118,40 +119,4 @@ fn set_filter_state(state: &mut State, arguments: &[u8]) -> Answer {
     let path = field(arguments, 1).ok_or(Status::BadArgument)?;
     let value = field(arguments, 2).unwrap_or_default();
     properties::store(state, path, value)
-}
-
-/// A length-delimited field of a protobuf message.
-fn field(mut message: &[u8], wanted: u64) -> Option<&[u8]> {
-    let mut found = None;
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        match key & 7 {
-            0 => drop(varint(&mut message)?),
-            1 => message = message.get(8..)?,
-            2 => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                let (value, rest) = message.split_at_checked(length)?;
-                if key >> 3 == wanted {
-                    found = Some(value);
-                }
-                message = rest;
-            }
-            5 => message = message.get(4..)?,
-            _ => return None,
-        }
-    }
-    found
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }

@@ -192,3 +192,112 @@ fn a_root_ends_its_work_before_it_goes() {
     world.answer(0, Ok(answered(200, "")));
     assert_eq!(world.bodies(), ["d", "dr"]);
 }
+
+/// Calls `/s/m` with `hi`, and remembers a letter per callback and the messages that came.
+const GRPC: &str = r#"
+    (data (i32.const 0) "smhi")
+    (func (export "proxy_on_grpc_receive_initial_metadata") (param i32 i32 i32)
+      (call $note (i32.const 105)))
+    (func (export "proxy_on_grpc_receive") (param i32 i32 i32)
+      (drop (call $get_buffer_bytes
+        (i32.const 5) (i32.const 0) (local.get 2) (i32.const 64) (i32.const 68)))
+      (call $note (i32.load8_u (i32.load (i32.const 64)))))
+    (func (export "proxy_on_grpc_receive_trailing_metadata") (param i32 i32 i32)
+      (call $note (i32.const 116)))
+    (func (export "proxy_on_grpc_close") (param i32 i32 i32)
+      (call $note (i32.add (i32.const 48) (local.get 2))))
+    (func (export "proxy_on_delete") (param i32) (drop (call $call)))"#;
+
+fn unary() -> Stage {
+    Stage::of(&guest(&format!(
+        r#"{GRPC}
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+          (if (call $grpc_call (i32.const 3000) (i32.const 14) (i32.const 0) (i32.const 1)
+            (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2) (i32.const 2)
+            (i32.const 500) (i32.const 2040)) (then unreachable))
+          (if (i32.ne (i32.const 2) (call $grpc_send (i32.load (i32.const 2040)) (i32.const 0) (i32.const 1)
+            (i32.const 0))) (then unreachable))
+          (if (i32.ne (i32.const 4) (call $grpc_call (i32.const 0) (i32.const 2) (i32.const 0) (i32.const 1)
+            (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2) (i32.const 2)
+            (i32.const 500) (i32.const 2036))) (then unreachable))
+          (i32.const 0))"#
+    )))
+}
+
+#[test]
+fn a_unary_call_is_answered_by_its_message_alone() {
+    let stage = unary();
+    let mut bench = Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    {
+        let mut calls = stage.world.calls();
+        assert_eq!(calls[0].path, "/s/m");
+        assert_eq!(calls[0].received(), (b"\0\0\0\0\x02hi".to_vec(), true));
+        calls[0].send("answer");
+        calls[0].end("0");
+    }
+    stage.world.drive();
+    drop(bench);
+    assert_eq!(stage.world.bodies(), ["a"]);
+}
+
+#[test]
+fn a_unary_call_that_fails_or_comes_too_late_is_closed_with_a_code() {
+    let stage = unary();
+    let bench = &mut Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    stage.world.calls()[0].end("7");
+    stage.world.drive();
+    let late = &mut Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(late.head(), Head::Passed { .. }));
+    stage.world.pass(Duration::from_millis(600));
+    drop(Bench::start(&stage.chain, Request::get("/")));
+    let mut last = Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(last.head(), Head::Passed { .. }));
+    drop(last);
+    assert_eq!(stage.world.bodies().last().unwrap(), "74");
+}
+
+#[test]
+fn a_stream_hears_all_of_a_call() {
+    let stage = Stage::of(&guest(&format!(
+        r#"{GRPC}
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+          (if (call $grpc_stream (i32.const 3000) (i32.const 14) (i32.const 0) (i32.const 1)
+            (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2040)) (then unreachable))
+          (call $grpc_send (i32.load (i32.const 2040)) (i32.const 2) (i32.const 2) (i32.const 1)))"#
+    )));
+    let mut bench = Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    assert_eq!(
+        stage.world.calls()[0].received(),
+        (b"\0\0\0\0\x02hi".to_vec(), true)
+    );
+    stage.world.calls()[0].send("one");
+    stage.world.drive();
+    stage.world.calls()[0].send("two");
+    stage.world.calls()[0].end("0");
+    stage.world.drive();
+    drop(bench);
+    assert_eq!(stage.world.bodies(), ["iott0"]);
+}
+
+#[test]
+fn a_call_that_was_cancelled_tells_nothing_more() {
+    let stage = Stage::of(&guest(&format!(
+        r#"{GRPC}
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+          (drop (call $grpc_stream (i32.const 3000) (i32.const 14) (i32.const 0) (i32.const 1)
+            (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2040)))
+          (if (call $grpc_cancel (i32.load (i32.const 2040))) (then unreachable))
+          (if (i32.ne (i32.const 1) (call $grpc_cancel (i32.load (i32.const 2040)))) (then unreachable))
+          (if (i32.ne (i32.const 2) (call $grpc_close (i32.const 4))) (then unreachable))
+          (i32.const 0))"#
+    )));
+    let mut bench = Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    stage.world.calls()[0].send("one");
+    stage.world.drive();
+    drop(bench);
+    assert_eq!(stage.world.bodies(), [""]);
+}

@@ -2,17 +2,21 @@
 //! wound by hand.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::{Body, Frame};
 use wayline_chain::bench::chain_of;
 use wayline_chain::{
-    Callout, CalloutError, CalloutFuture, CalloutRequest, Chain, LocalReply, Task,
+    Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, Chain,
+    LocalReply, OpenFuture, Task,
 };
 use wayline_model::ObjectRef;
 use wayline_model::plugin::{
@@ -119,6 +123,11 @@ const IMPORTS: &[(&str, &str)] = &[
     ("proxy_close_stream", "i"),
     ("proxy_send_local_response", "iiiiiiii"),
     ("proxy_http_call", "iiiiiiiiii"),
+    ("proxy_grpc_call", "iiiiiiiiiiii"),
+    ("proxy_grpc_stream", "iiiiiiiii"),
+    ("proxy_grpc_send", "iiii"),
+    ("proxy_grpc_cancel", "i"),
+    ("proxy_grpc_close", "i"),
     ("proxy_get_property", "iiii"),
     ("proxy_set_property", "iiii"),
     ("proxy_get_shared_data", "iiiii"),
@@ -235,6 +244,64 @@ struct Inner {
     sent: RefCell<Vec<CalloutRequest>>,
     answers: RefCell<Vec<Option<Answered>>>,
     now: Cell<Duration>,
+    streams: RefCell<Vec<GrpcPeer>>,
+}
+
+/// The backend's end of a gRPC call.
+pub(crate) struct GrpcPeer {
+    /// Where it went.
+    pub(crate) path: String,
+    request: CalloutBody,
+    response: Rc<RefCell<VecDeque<Frame<Bytes>>>>,
+}
+
+impl GrpcPeer {
+    /// All that came so far; and whether the end came.
+    pub(crate) fn received(&mut self) -> (Vec<u8>, bool) {
+        let mut task = Context::from_waker(Waker::noop());
+        let mut bytes = Vec::new();
+        loop {
+            match self.request.as_mut().poll_frame(&mut task) {
+                Poll::Pending => return (bytes, false),
+                Poll::Ready(None | Some(Err(_))) => return (bytes, true),
+                Poll::Ready(Some(Ok(frame))) => bytes.extend(frame.into_data().unwrap()),
+            }
+        }
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&self, message: &str) {
+        let mut frame = vec![0, 0, 0, 0, message.len() as u8];
+        frame.extend(message.bytes());
+        let frame = Frame::data(Bytes::from(frame));
+        self.response.borrow_mut().push_back(frame);
+    }
+
+    /// Ends the call.
+    pub(crate) fn end(&self, status: &'static str) {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        self.response
+            .borrow_mut()
+            .push_back(Frame::trailers(trailers));
+    }
+}
+
+struct GrpcResponse(Rc<RefCell<VecDeque<Frame<Bytes>>>>);
+
+impl Body for GrpcResponse {
+    type Data = Bytes;
+    type Error = CalloutError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CalloutError>>> {
+        match self.0.borrow_mut().pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Poll::Pending,
+        }
+    }
 }
 
 type Answered = Result<(Response<Bytes>, HeaderMap), CalloutError>;
@@ -262,6 +329,11 @@ impl World {
     pub(crate) fn answer(&self, index: usize, answer: Answered) {
         self.0.answers.borrow_mut()[index] = Some(answer);
         self.drive();
+    }
+
+    /// The gRPC calls opened so far.
+    pub(crate) fn calls(&self) -> std::cell::RefMut<'_, Vec<GrpcPeer>> {
+        self.0.streams.borrow_mut()
     }
 
     /// Lets time pass, and drives what waits for it.
@@ -293,6 +365,17 @@ impl Callout for World {
                 None => Poll::Pending,
             }
         }))
+    }
+
+    fn open(&self, stream: CalloutStream) -> OpenFuture {
+        let response = Rc::new(RefCell::new(VecDeque::new()));
+        self.0.streams.borrow_mut().push(GrpcPeer {
+            path: stream.request.uri().path().to_owned(),
+            request: stream.request.into_body(),
+            response: Rc::clone(&response),
+        });
+        let body: CalloutBody = Box::pin(GrpcResponse(response));
+        Box::pin(std::future::ready(Ok(Response::new(body))))
     }
 
     fn knows(&self, backend: &str) -> bool {

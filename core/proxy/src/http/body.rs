@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use wayline_chain::FilteredRequest;
+use wayline_chain::{CalloutBody, FilteredRequest};
 
 use super::tap::{TapReader, TapWriter, tap};
 use super::trailers::Trailers;
@@ -80,6 +80,8 @@ pub(crate) enum ClientSource {
     Filtered(Box<FilteredRequest<Incoming>>),
     /// Made by a filter.
     Made(Option<Bytes>, Option<HeaderMap>),
+    /// Made by a filter bit by bit.
+    Streamed(CalloutBody),
     /// Another exchange's, while it goes by.
     Tap(TapReader),
 }
@@ -90,6 +92,7 @@ impl ClientSource {
             Self::Direct(body) => body.is_end_stream(),
             Self::Filtered(body) => body.is_end_stream(),
             Self::Made(data, trailers) => data.is_none() && trailers.is_none(),
+            Self::Streamed(body) => body.is_end_stream(),
             Self::Tap(tap) => tap.is_end_stream(),
         }
     }
@@ -99,7 +102,7 @@ impl ClientSource {
             Self::Direct(body) => body.size_hint(),
             Self::Filtered(body) => body.size_hint(),
             Self::Made(Some(data), None) => SizeHint::with_exact(data.len() as u64),
-            Self::Made(..) => SizeHint::default(),
+            Self::Made(..) | Self::Streamed(_) => SizeHint::default(),
             Self::Tap(tap) => tap.size_hint(),
         }
     }
@@ -197,6 +200,8 @@ impl ClientBody {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from))
             }
             ClientSource::Filtered(body) => ready!(Pin::new(&mut **body).poll_frame(cx))
+                .map(|frame| frame.map_err(|_| BodyError::Filter)),
+            ClientSource::Streamed(body) => ready!(body.as_mut().poll_frame(cx))
                 .map(|frame| frame.map_err(|_| BodyError::Filter)),
             ClientSource::Tap(tap) => ready!(tap.poll_frame(cx)),
             ClientSource::Made(data, trailers) => match data.take() {
