@@ -9,6 +9,7 @@ use wayline_telemetry::Throttle;
 use crate::callbacks::Callback;
 use crate::fault::TrapKind;
 use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
 use crate::shared::Shared;
 
 /// The book of one plugin.
@@ -29,6 +30,8 @@ pub(crate) struct PluginBook {
     pub(crate) shared: Arc<Shared>,
     /// Metrics that the plugin defines.
     pub(crate) metrics: Metrics,
+    /// Where it runs after it has overrun its budget.
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// What instances counted.
@@ -97,6 +100,7 @@ impl PluginBook {
             ledger: Mutex::default(),
             shared: Arc::default(),
             metrics: Metrics::default(),
+            quarantine: Arc::default(),
             log: Mutex::new(LogQuota {
                 since: None,
                 left: 0,
@@ -121,6 +125,9 @@ impl PluginBook {
 
     pub(crate) fn trap(&self, kind: TrapKind) {
         self.traps[kind as usize].fetch_add(1, Ordering::Relaxed);
+        if kind == TrapKind::Budget {
+            self.quarantine.begin();
+        }
     }
 
     pub(crate) fn traps(&self, kind: TrapKind) -> u64 {

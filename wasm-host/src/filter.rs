@@ -11,6 +11,7 @@ use crate::control::StreamControl;
 use crate::host::Host;
 use crate::place::Place;
 use crate::prepared::Prepared;
+use crate::quarantine::Stranger;
 use crate::seat::Seat;
 use crate::stream::{WasmStream, failed};
 
@@ -49,7 +50,7 @@ impl WasmFilter {
         Self::at(host, prepared, plugin, callout, Place::default())
     }
 
-    fn at(
+    pub(crate) fn at(
         host: &Arc<Host>,
         prepared: &Arc<Prepared>,
         plugin: &Arc<Plugin>,
@@ -75,7 +76,21 @@ impl Filter for WasmFilter {
         self.needs
     }
 
-    fn begin(&self, _: &mut RequestContext) -> Begin {
+    fn begin(&self, context: &mut RequestContext) -> Begin {
+        let recipe = &self.seat.recipe;
+        if !self.hears_streams || !recipe.book.quarantine.holds(recipe.host.quarantine()) {
+            return self.begin_here(context);
+        }
+        match Stranger::admit(recipe, &self.place) {
+            Some(stranger) => Begin::Stream(Box::new(stranger)),
+            None => self.unavailable(),
+        }
+    }
+}
+
+impl WasmFilter {
+    /// Meets a request on this thread, wherever the plugin should run.
+    pub(crate) fn begin_here(&self, _: &mut RequestContext) -> Begin {
         if !self.hears_streams {
             return Begin::Pass;
         }
@@ -84,6 +99,10 @@ impl Filter for WasmFilter {
             let stream = WasmStream::new(Rc::clone(&self.seat), instance, control);
             return Begin::Stream(Box::new(stream));
         }
+        self.unavailable()
+    }
+
+    fn unavailable(&self) -> Begin {
         let recipe = &self.seat.recipe;
         if recipe.plugin.fail_strategy == FailStrategy::FailOpen {
             recipe.book.bypassed();

@@ -14,10 +14,22 @@ use crate::collect;
 use crate::engine::{Engine, Ticking};
 
 /// How the process lets modules run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HostSettings {
     /// Names of this process's environment variables that plugins may read (`valueFrom: HOST`).
     pub host_environment: Vec<String>,
+    /// How long a plugin that has overrun its budget must be clean before it runs on the cores again;
+    /// default 60 s; never elsewhere where it is zero.
+    pub quarantine: Duration,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        Self {
+            host_environment: Vec::new(),
+            quarantine: Duration::from_secs(60),
+        }
+    }
 }
 
 /// The host of all plugins: one per process.
@@ -59,6 +71,11 @@ impl Host {
             .entry(Arc::clone(&plugin.name))
             .or_insert_with(|| Arc::new(PluginBook::new(Arc::clone(&plugin.name))));
         Arc::clone(book)
+    }
+
+    /// How long a plugin stays in quarantine.
+    pub(crate) fn quarantine(&self) -> Duration {
+        self.settings.quarantine
     }
 
     /// Time since the host was made: the modules' monotonic clock.

@@ -40,6 +40,7 @@ mod place;
 mod prepared;
 mod properties;
 mod protobuf;
+mod quarantine;
 mod seat;
 mod shared;
 mod source;

@@ -7,10 +7,10 @@ use wayline_chain::Chain;
 use wayline_chain::bench::{Bench, Head, Request};
 use wayline_model::plugin::FailStrategy;
 
-use crate::support::{Stage, guest, told};
+use crate::support::{Stage, guest, head, told};
 
 /// A guest that does this where a request has the path `/x`.
-fn at_x(action: &str) -> String {
+pub(crate) fn at_x(action: &str) -> String {
     guest(&format!(
         r#"(data (i32.const 0) ":path")
         (func $misbehave {action})
@@ -23,8 +23,8 @@ fn at_x(action: &str) -> String {
     ))
 }
 
-fn outcome(chain: &Rc<Chain>, path: &str) -> String {
-    match Bench::start(chain, Request::get(path)).head() {
+pub(crate) fn outcome(chain: &Rc<Chain>, path: &str) -> String {
+    match head(&mut Bench::start(chain, Request::get(path))) {
         Head::Passed { .. } => "passed".to_owned(),
         Head::Replied(reply) => told(&reply),
         other => format!("{other:?}"),

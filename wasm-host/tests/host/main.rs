@@ -6,6 +6,7 @@ mod bodies;
 mod containment;
 mod headers;
 mod lifecycle;
+mod quarantine;
 mod reaching_out;
 mod sharing;
 mod support;

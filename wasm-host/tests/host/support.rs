@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
-use wayline_chain::bench::chain_of;
+use wayline_chain::bench::{Bench, Head, chain_of};
 use wayline_chain::{
     Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, Chain,
     LocalReply, OpenFuture, Task,
@@ -187,6 +187,25 @@ pub(crate) fn plugin(edit: impl FnOnce(&mut Plugin)) -> Arc<Plugin> {
     };
     edit(&mut plugin);
     Arc::new(plugin)
+}
+
+/// What becomes of a request's head; waits where the plugin runs on a thread of its own.
+pub(crate) fn head(bench: &mut Bench) -> Head {
+    eventually(|| match bench.head() {
+        Head::Paused => None,
+        outcome => Some(outcome),
+    })
+}
+
+/// Asks until there is an answer.
+pub(crate) fn eventually<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..20_000 {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it did not happen");
 }
 
 /// A plugin at work, with what surrounds it.
