@@ -1,21 +1,39 @@
 //! How a module on a thread of its own reaches backends: by the core that one of its streams came
 //! from.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
-use wayline_chain::{Callout, CalloutError, CalloutFuture, CalloutRequest, Task};
+use wayline_chain::{
+    Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, OpenFuture,
+    Task,
+};
+
+/// Frames of a body that may be under way between the threads.
+const FRAMES: usize = 8;
 
 type Outcome = Result<(Response<Bytes>, HeaderMap), CalloutError>;
+type Opened = Result<Response<Piped>, CalloutError>;
 
-/// A request, and who waits for its outcome.
-struct Errand {
-    request: CalloutRequest,
-    outcome: oneshot::Sender<Outcome>,
+/// Something to ask of a backend, and who waits for the outcome.
+enum Errand {
+    Call {
+        request: CalloutRequest,
+        outcome: oneshot::Sender<Outcome>,
+    },
+    Open {
+        backend: std::sync::Arc<str>,
+        request: Request<Piped>,
+        outcome: oneshot::Sender<Opened>,
+    },
 }
 
 /// The way to the backends of a core.
@@ -48,32 +66,114 @@ impl Reach {
         let core = Rc::clone(callout);
         callout.spawn(Box::pin(async move {
             while let Some(errand) = inbox.recv().await {
-                let call = core.call(errand.request);
-                core.spawn(Box::pin(async move {
-                    let mut outcome = errand.outcome;
-                    tokio::select! {
-                        biased;
-                        // Nobody waits any more, which cancels the call.
-                        () = outcome.closed() => {}
-                        answer = call => {
-                            let _ = outcome.send(answer);
-                        }
-                    }
-                }));
+                core.spawn(Box::pin(run(Rc::clone(&core), errand)));
             }
         }));
         Self { errands }
     }
 }
 
+/// Runs an errand on the core.
+async fn run(core: Rc<dyn Callout>, errand: Errand) {
+    match errand {
+        Errand::Call {
+            request,
+            mut outcome,
+        } => {
+            let call = core.call(request);
+            tokio::select! {
+                biased;
+                // Nobody waits any more, which cancels the call.
+                () = outcome.closed() => {}
+                answer = call => {
+                    let _ = outcome.send(answer);
+                }
+            }
+        }
+        Errand::Open {
+            backend,
+            request,
+            mut outcome,
+        } => {
+            let request = request.map(|body| Box::pin(body) as CalloutBody);
+            let open = core.open(CalloutStream { backend, request });
+            let opened = tokio::select! {
+                biased;
+                () = outcome.closed() => return,
+                opened = open => opened,
+            };
+            let opened = opened.map(|response| {
+                response.map(|body| {
+                    let (frames, piped) = channel(FRAMES);
+                    core.spawn(Box::pin(pump(body, frames)));
+                    Piped(piped)
+                })
+            });
+            let _ = outcome.send(opened);
+        }
+    }
+}
+
+/// Carries a body to the other thread, as far as somebody takes it.
+async fn pump(mut body: CalloutBody, frames: Sender<Result<Frame<Bytes>, CalloutError>>) {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            () = frames.closed() => return,
+            frame = body.frame() => frame,
+        };
+        let Some(frame) = frame else {
+            return;
+        };
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A body that comes from the other thread.
+struct Piped(Receiver<Result<Frame<Bytes>, CalloutError>>);
+
+impl Body for Piped {
+    type Data = Bytes;
+    type Error = CalloutError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CalloutError>>> {
+        self.0.poll_recv(task)
+    }
+}
+
+fn gone() -> CalloutError {
+    CalloutError::Reset("the core that it was sent by is gone".into())
+}
+
 impl Callout for Reach {
     fn call(&self, request: CalloutRequest) -> CalloutFuture {
         let (outcome, answer) = oneshot::channel();
-        let sent = self.errands.send(Errand { request, outcome });
+        let sent = self.errands.send(Errand::Call { request, outcome });
         Box::pin(async move {
-            let gone = || CalloutError::Reset("the core that it was sent by is gone".into());
             sent.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn open(&self, stream: CalloutStream) -> OpenFuture {
+        let (outcome, answer) = oneshot::channel();
+        let (frames, piped) = channel(FRAMES);
+        let (head, body) = stream.request.into_parts();
+        self.spawn(Box::pin(pump(body, frames)));
+        let sent = self.errands.send(Errand::Open {
+            backend: stream.backend,
+            request: Request::from_parts(head, Piped(piped)),
+            outcome,
+        });
+        Box::pin(async move {
+            sent.map_err(|_| gone())?;
+            let opened = answer.await.map_err(|_| gone())??;
+            Ok(opened.map(|body| Box::pin(body) as CalloutBody))
         })
     }
 

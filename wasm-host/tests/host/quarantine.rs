@@ -177,3 +177,48 @@ fn the_core_calls_backends_for_a_plugin_in_quarantine() {
         }
     });
 }
+
+#[test]
+fn grpc_calls_of_a_plugin_in_quarantine_cross_over_both_ways() {
+    let stage = quarantined(
+        &guest(
+            r#"(data (i32.const 0) "smhi")
+            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+              (i32.store (i32.const 1024) (local.get 0))
+              (if (call $grpc_call (i32.const 3000) (i32.const 14) (i32.const 0) (i32.const 1)
+                (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2) (i32.const 2)
+                (i32.const 60000) (i32.const 2040)) (then unreachable))
+              (i32.const 1))
+            (func (export "proxy_on_grpc_receive") (param i32 i32 i32)
+              (drop (call $set_effective_context (i32.load (i32.const 1024))))
+              (drop (call $continue_stream (i32.const 0))))"#,
+        ),
+        |_| {},
+    );
+    let mut bench = Bench::start(&stage.chain, Request::get("/"));
+    let mut received = Vec::new();
+    eventually(|| {
+        assert!(matches!(bench.head(), Head::Paused));
+        stage.world.drive();
+        let mut calls = stage.world.calls();
+        let (more, ended) = calls.first_mut()?.received();
+        received.extend(more);
+        ended.then_some(())
+    });
+    assert_eq!(received, b"\0\0\0\0\x02hi");
+    {
+        let calls = stage.world.calls();
+        calls[0].send("answer");
+        calls[0].end("0");
+    }
+    eventually(|| {
+        stage.world.drive();
+        match bench.head() {
+            Head::Paused => None,
+            outcome => {
+                assert!(matches!(outcome, Head::Passed { .. }));
+                Some(())
+            }
+        }
+    });
+}
