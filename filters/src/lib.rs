@@ -7,6 +7,7 @@
 //! builds one from scratch.
 
 pub mod authorization;
+pub mod ext_authz;
 pub mod jwt;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use wayline_chain::FilterSource;
 
 pub use authorization::AuthorizationSource;
+pub use ext_authz::ExtAuthzSource;
 pub use jwt::{JwtSource, RemoteKeys};
 
 /// Every native filter there is. Each yields filters only for scopes that configure it. Keys of token
@@ -21,6 +23,7 @@ pub use jwt::{JwtSource, RemoteKeys};
 #[must_use]
 pub fn native_sources(remote: RemoteKeys) -> Vec<Arc<dyn FilterSource>> {
     vec![
+        Arc::new(ExtAuthzSource),
         Arc::new(JwtSource::new(remote)),
         Arc::new(AuthorizationSource),
     ]

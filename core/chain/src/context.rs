@@ -50,10 +50,16 @@ pub struct RequestContext {
     pub details: Option<Arc<str>>,
     /// What dry-run policies would have said, for logs and metrics.
     pub shadow_denied_by: Option<Arc<str>>,
+    /// The rule by which dry-run policies would have let it pass; `none` where none of them matters.
+    pub shadow_allowed_by: Option<Arc<str>>,
+    /// The AUDIT rule that marks it.
+    pub audited_by: Option<Arc<str>>,
     /// The response head while its body and trailers are told: edits count as long as a filter holds
     /// it up. Once it was sent it is what was sent, and stays to the end; only where a filter of the
     /// chain needs response headers.
     pub response: Option<ResponseHead>,
+    /// The providers of external authorization that were asked about it.
+    pub consulted: Vec<Arc<str>>,
     /// What the request's token says, once it was verified.
     pub token: Option<Rc<VerifiedToken>>,
     /// Where the request went, once it was routed.
@@ -88,7 +94,10 @@ impl RequestContext {
             end_of_stream,
             details: None,
             shadow_denied_by: None,
+            shadow_allowed_by: None,
+            audited_by: None,
             response: None,
+            consulted: Vec::new(),
             token: None,
             routed: None,
             filter_state: Vec::new(),

@@ -105,6 +105,12 @@ impl NameSet {
         set
     }
 
+    /// Whether it holds no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty() && self.suffixes.is_empty()
+    }
+
     /// Whether a name in lower case is one of them.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {

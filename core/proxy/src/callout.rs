@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Response, Uri};
+use http::{HeaderMap, HeaderValue, Response, Uri, Version};
 use http_body::{Body, Frame};
 use wayline_chain::{
     Callout, CalloutBody, CalloutError, CalloutFuture, CalloutRequest, CalloutStream, OpenFuture,
@@ -90,10 +90,12 @@ async fn call(
     request: CalloutRequest,
 ) -> Result<(Response<Bytes>, HeaderMap), CalloutError> {
     let cluster = cluster(worker, &request.backend)?;
-    let http2 = matches!(
-        cluster.cluster().protocol,
-        AppProtocol::Http2 | AppProtocol::Grpc
-    );
+    // gRPC is HTTP/2, whatever its port is called.
+    let http2 = request.request.version() == Version::HTTP_2
+        || matches!(
+            cluster.cluster().protocol,
+            AppProtocol::Http2 | AppProtocol::Grpc
+        );
     let (mut parts, body) = request.request.into_parts();
     let authority = authority(&mut parts, &request.backend);
     let bodiless = body.is_empty() && request.trailers.is_none();

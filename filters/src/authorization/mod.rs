@@ -1,4 +1,4 @@
-//! AuthorizationPolicy ALLOW and DENY, and what dry-run policies would have said.
+//! AuthorizationPolicy AUDIT, DENY and ALLOW, and what dry-run policies would have said.
 //!
 //! Compiling and matching belong to [`wayline_model::authorization`]; this filter shows a request to
 //! the compiled policies and turns a refusal into Envoy's reply. What decided goes into the access log
@@ -53,10 +53,16 @@ impl Filter for AuthorizationFilter {
 
     fn judge_again(&self, context: &mut RequestContext) -> Option<LocalReply> {
         let judgement = self.policies.judge(&policy_input(context));
-        context.shadow_denied_by = match &judgement.shadow {
-            Some(Verdict::Deny(rule)) => Some(rule_text(rule.as_ref()).into()),
-            Some(Verdict::Allow(_)) | None => None,
+        let text = |rule: &Option<RuleRef>| Some(rule_text(rule.as_ref()).into());
+        (context.shadow_denied_by, context.shadow_allowed_by) = match &judgement.shadow {
+            Some(Verdict::Deny(rule)) => (text(rule), None),
+            Some(Verdict::Allow(rule)) => (None, text(rule)),
+            None => (None, None),
         };
+        context.audited_by = judgement
+            .audited
+            .as_ref()
+            .map(|rule| rule.to_string().into());
         match &judgement.verdict {
             Verdict::Allow(_) => None,
             Verdict::Deny(rule) => Some(refusal(rule.as_ref())),

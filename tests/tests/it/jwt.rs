@@ -396,6 +396,7 @@ fn keys_are_fetched_from_a_service_of_the_mesh_and_once_for_many_unknown_ones() 
     let _backend = scene::backend(&mesh, "echo", ECHO);
     let server = idp(&mesh, &[&one]);
     let wayline = mesh.start_with(&LOOPBACK_IS_THE_MESH);
+    wayline.wait_ready();
     let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
     assert_eq!(
         bearer(&one.token(&claims())).send(tunnel.address).status,
@@ -422,6 +423,7 @@ fn keys_are_found_by_the_issuer_alone() {
     let _backend = scene::backend(&mesh, "echo", ECHO);
     let _server = idp(&mesh, &[&key]);
     let wayline = mesh.start_with(&LOOPBACK_IS_THE_MESH);
+    wayline.wait_ready();
     let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
     let mut claims = claims();
     claims["iss"] = issuer.into();

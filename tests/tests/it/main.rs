@@ -10,6 +10,7 @@ mod config;
 mod cors;
 mod drain;
 mod edges;
+mod ext_authz;
 mod framing;
 mod gateway;
 mod grpc;

@@ -324,7 +324,9 @@ impl Compiler<'_> {
     fn tightened(&mut self, field: &str, reason: &str, remedy: &str) {
         let effect = match self.policy.spec.action {
             Action::Allow => "the rule admits nothing by it",
-            _ => "the rule refuses as if it matched",
+            Action::Custom => "the provider is asked as if it matched",
+            Action::Audit => "the rule marks as if it matched",
+            Action::Deny => "the rule refuses as if it matched",
         };
         let finding = Finding::error(format!("{reason}; {effect}"));
         self.report(

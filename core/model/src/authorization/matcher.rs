@@ -181,6 +181,11 @@ impl<'a> Subject<'a> {
         self.input
     }
 
+    /// Whether it is a request, not opaque bytes.
+    pub(super) fn has_request(&self) -> bool {
+        self.input.request.is_some()
+    }
+
     fn host(&self, request: &CanonicalRequest) -> &HostReadings {
         let port = self.input.destination_port;
         self.host

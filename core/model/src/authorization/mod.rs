@@ -2,9 +2,11 @@
 //!
 //! Order as in Istio: any DENY that may match refuses; with no ALLOW policy the rest is admitted;
 //! else one ALLOW must match. Every atom is evaluated in two readings, *may* and *must*: DENY fires
-//! on may, ALLOW only on must, so that what is ambiguous tightens.
+//! on may, ALLOW only on must, so that what is ambiguous tightens. CUSTOM comes before all that, and is
+//! asked by a filter of its own ([`Authorization::custom`]); AUDIT only marks.
 
 mod compile;
+mod custom;
 mod host;
 mod kind;
 mod matcher;
@@ -29,6 +31,7 @@ use matcher::{CompiledRule, Need, Subject};
 use rules::Rules;
 use spec::Action;
 
+pub use custom::CustomRules;
 pub use spec::AuthorizationPolicySpec;
 pub use trace::{Condition, PolicyTrace, RuleTrace, Trace};
 
@@ -53,6 +56,9 @@ pub struct Authorization {
     denied: Option<Arc<str>>,
     enforced: RuleSet,
     shadow: Option<Box<RuleSet>>,
+    /// By name of the provider.
+    custom: Vec<CustomRules>,
+    audit: Vec<CompiledRule>,
     /// What was compiled, in the order of the rules.
     policies: Vec<PolicyRef>,
 }
@@ -98,6 +104,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// What dry-run policies would have said, when there are any.
     pub shadow: Option<Verdict>,
+    /// The first AUDIT rule that marks it.
+    pub audited: Option<RuleRef>,
 }
 
 /// Whether something may pass, and the policy that decided.
@@ -140,8 +148,8 @@ impl std::fmt::Display for RuleRef {
 
 impl Authorization {
     /// Compiles the policies of one target; their order does not matter. What can not be enforced as
-    /// written is enforced more tightly, and named by a finding: CUSTOM refuses what it would have asked
-    /// a provider about. AUDIT has no effect.
+    /// written is enforced more tightly, and named by a finding: CUSTOM refuses what it would ask a
+    /// provider about that is not there.
     #[must_use]
     pub fn compile(policies: &[AttachedPolicy], mesh: &MeshSettings) -> (Self, Vec<Finding>) {
         let mut ordered: Vec<&AttachedPolicy> = policies.iter().collect();
@@ -150,17 +158,25 @@ impl Authorization {
         let mut findings = Vec::new();
         let mut compiled = Self::default();
         for policy in ordered {
-            findings.extend(unsupported(policy));
             compiled.policies.push(PolicyRef {
                 namespace: Arc::clone(&policy.namespace),
                 name: Arc::clone(&policy.name),
                 action: policy.spec.action,
                 dry_run: policy.dry_run,
             });
-            if policy.spec.action == Action::Audit {
-                continue;
-            }
             let rules = compile::rules(policy, mesh, &mut findings);
+            match policy.spec.action {
+                Action::Audit if policy.dry_run => continue,
+                Action::Audit => {
+                    compiled.audit.extend(rules);
+                    continue;
+                }
+                Action::Custom => {
+                    custom::add(&mut compiled.custom, policy, rules, mesh, &mut findings);
+                    continue;
+                }
+                Action::Allow | Action::Deny => {}
+            }
             let set = if policy.dry_run {
                 compiled.shadow.get_or_insert_default()
             } else {
@@ -172,7 +188,14 @@ impl Authorization {
         if let Some(shadow) = &mut compiled.shadow {
             shadow.settle();
         }
+        compiled.custom.sort_by(|a, b| a.name().cmp(b.name()));
         (compiled, findings)
+    }
+
+    /// CUSTOM policies by the provider they ask, in the order in which providers are asked.
+    #[must_use]
+    pub fn custom(&self) -> &[CustomRules] {
+        &self.custom
     }
 
     /// Refuses everything: for targets with a policy that never was valid.
@@ -191,16 +214,21 @@ impl Authorization {
     }
 
     /// The rules in force, for those who show them: what a match does, whether only as a dry run, and
-    /// which rule it is. DENY comes first.
+    /// which rule it is, in the order in which they are asked.
     pub fn rules(&self) -> impl Iterator<Item = (Action, bool, &RuleRef)> {
         let sets = [
             (Some(&self.enforced), false),
             (self.shadow.as_deref(), true),
         ];
-        sets.into_iter().flat_map(|(set, dry_run)| {
+        let custom = self.custom.iter().flat_map(|group| group.rules());
+        let custom = custom.map(|rule| (Action::Custom, false, &rule.name));
+        let audit = self.audit.iter();
+        let audit = audit.map(|rule| (Action::Audit, false, &rule.name));
+        let sets = sets.into_iter().flat_map(|(set, dry_run)| {
             let rules = set.map(RuleSet::rules).into_iter().flatten();
             rules.map(move |(action, name)| (action, dry_run, name))
-        })
+        });
+        custom.chain(audit).chain(sets)
     }
 
     /// Whether only what an ALLOW rule matches may pass; without any such rule, nothing may.
@@ -212,22 +240,47 @@ impl Authorization {
     /// Whether nothing is restricted, so that callers may skip building a [`PolicyInput`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.denied.is_none() && self.enforced.is_empty() && self.shadow.is_none()
+        self.denied.is_none()
+            && self.enforced.is_empty()
+            && self.shadow.is_none()
+            && self.custom.is_empty()
+            && self.audit.is_empty()
     }
 
-    /// Judges one request or connection.
+    /// Judges one request or connection. Of CUSTOM policies only what opaque bytes meet is judged here,
+    /// about which nobody is asked: what they match is refused.
     #[must_use]
     pub fn judge(&self, input: &PolicyInput<'_>) -> Judgement {
         let subject = Subject::new(input);
         let verdict = match self.denied {
             Some(_) => Verdict::Deny(None),
-            None => self.enforced.verdict(&subject),
+            None => match self.unaskable(&subject) {
+                Some(rule) => Verdict::Deny(Some(rule)),
+                None => self.enforced.verdict(&subject),
+            },
         };
         let shadow = self.shadow.as_ref();
+        let audited = self
+            .audit
+            .iter()
+            .find(|rule| rule.holds(&subject, Need::May));
         Judgement {
             verdict,
             shadow: shadow.map(|rules| rules.verdict(&subject)),
+            audited: audited.map(|rule| rule.name.clone()),
         }
+    }
+}
+
+impl Authorization {
+    /// The CUSTOM rule that opaque bytes meet.
+    fn unaskable(&self, subject: &Subject<'_>) -> Option<RuleRef> {
+        if subject.has_request() {
+            return None;
+        }
+        let mut rules = self.custom.iter().flat_map(|group| group.rules());
+        let rule = rules.find(|rule| rule.holds(subject, Need::May))?;
+        Some(rule.name.clone())
     }
 }
 
@@ -247,8 +300,9 @@ impl RuleSet {
                 self.admits_only = true;
                 self.allow.extend(rules);
             }
-            Action::Deny | Action::Custom => self.deny.extend(rules),
-            Action::Audit => {}
+            Action::Deny => self.deny.extend(rules),
+            // These are asked by others.
+            Action::Custom | Action::Audit => {}
         }
     }
 
@@ -281,21 +335,6 @@ impl RuleSet {
             None => Verdict::Deny(None),
         }
     }
-}
-
-fn unsupported(policy: &AttachedPolicy) -> Option<Finding> {
-    let finding = match policy.spec.action {
-        Action::Allow | Action::Deny => return None,
-        Action::Audit => Finding::hint("AUDIT is not supported yet; it changes no verdict"),
-        Action::Custom if policy.dry_run => {
-            Finding::hint("CUSTOM is not supported yet; as a dry run it changes no verdict")
-        }
-        Action::Custom => Finding::error(
-            "CUSTOM is not supported yet; what its rules match is refused without asking",
-        )
-        .remedy("use ALLOW or DENY until it is"),
-    };
-    Some(finding.field("spec.action").on(compile::object(policy)))
 }
 
 #[cfg(test)]

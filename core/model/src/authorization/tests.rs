@@ -93,7 +93,13 @@ impl Case {
 
     /// Whether it passes policies given as JSON specs.
     fn passes(&self, specs: &[&str]) -> bool {
-        self.judge(&compile(specs).0).verdict.is_allowed()
+        self.passes_all(&compile(specs).0)
+    }
+
+    /// Whether it passes, with providers that refuse whatever they are asked about.
+    fn passes_all(&self, authorization: &Authorization) -> bool {
+        let asked = |group: &CustomRules| group.asks(&self.input()).is_some();
+        !authorization.custom().iter().any(asked) && self.judge(authorization).verdict.is_allowed()
     }
 }
 
@@ -588,8 +594,78 @@ fn custom_refuses_what_it_would_have_asked_about() {
     let custom = operation("CUSTOM", r#"{"paths":["/admin"]}"#);
     assert!(!Case::get("/admin").passes(&[&custom]));
     assert!(Case::get("/").passes(&[&custom]));
-    let (_, findings) = compile(&[&custom]);
+    let (authorization, findings) = compile(&[&custom]);
     assert_eq!(findings[0].severity, Severity::Error);
+    assert!(authorization.custom()[0].provider().is_err());
+    // Nobody is asked about opaque bytes.
+    let judgement = Case::tcp().judge(&authorization);
+    assert!(matches!(judgement.verdict, Verdict::Deny(Some(_))));
+}
+
+#[test]
+fn custom_rules_are_asked_by_provider() {
+    let mesh = serde_json::json!({"extensionProviders": [
+        {"name": "one", "envoyExtAuthzGrpc": {"service": "a.b", "port": 1}},
+        {"name": "two", "envoyExtAuthzHttp": {"service": "a.b", "port": 2}},
+    ]});
+    let (mesh, findings) = MeshSettings::from_value(&mesh);
+    assert_eq!(findings, []);
+    let of = |name: &str, provider: &str, path: &str| {
+        let spec = operation("CUSTOM", &format!(r#"{{"paths":["{path}"]}}"#));
+        let spec = spec.replace(
+            r#""action":"CUSTOM""#,
+            &format!(r#""action":"CUSTOM","provider":{{"name":"{provider}"}}"#),
+        );
+        policy(name, &spec)
+    };
+    let mut dry = of("d", "none", "/d");
+    dry.dry_run = true;
+    let policies = [
+        of("a", "two", "/a"),
+        of("b", "one", "/b"),
+        of("c", "two", "/c"),
+        dry,
+    ];
+    let (authorization, findings) = Authorization::compile(&policies, &mesh);
+    assert!(
+        findings.iter().all(|it| it.severity == Severity::Hint),
+        "{findings:?}"
+    );
+    let names: Vec<&str> = authorization
+        .custom()
+        .iter()
+        .map(|it| &**it.name())
+        .collect();
+    assert_eq!(names, ["one", "two"]);
+    for (path, one, two) in [
+        ("/a", false, true),
+        ("/b", true, false),
+        ("/c", false, true),
+        ("/d", false, false),
+    ] {
+        let case = Case::get(path);
+        let asked: Vec<bool> = authorization
+            .custom()
+            .iter()
+            .map(|group| group.asks(&case.input()).is_some())
+            .collect();
+        assert_eq!(asked, [one, two], "{path}");
+        assert!(case.judge(&authorization).verdict.is_allowed());
+    }
+}
+
+#[test]
+fn audit_marks_and_changes_nothing() {
+    let audit = operation("AUDIT", r#"{"paths":["/admin"]}"#);
+    let (authorization, findings) = compile(&[&audit]);
+    assert!(findings.is_empty() && !authorization.is_empty());
+    let judgement = Case::get("/admin").judge(&authorization);
+    assert!(judgement.verdict.is_allowed());
+    assert_eq!(
+        judgement.audited.unwrap().to_string(),
+        "ns[foo]-policy[p0]-rule[0]"
+    );
+    assert_eq!(Case::get("/").judge(&authorization).audited, None);
 }
 
 #[test]

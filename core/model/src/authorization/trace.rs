@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use super::matcher::{Need, Subject, Unmet};
+use super::matcher::{CompiledRule, Need, Subject, Unmet};
 use super::spec::Action;
-use super::{Authorization, Judgement, PolicyInput, PolicyRef, RuleSet};
+use super::{Authorization, CustomRules, Judgement, PolicyInput, PolicyRef, RuleSet};
 
 /// A judgement and what every policy contributed to it.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub struct Trace<'a> {
 pub struct PolicyTrace<'a> {
     /// The policy.
     pub policy: &'a PolicyRef,
-    /// Its rules. None where the action has no effect (AUDIT), or where none were written: such an
-    /// ALLOW policy admits nothing.
+    /// Its rules. None for dry runs of CUSTOM and AUDIT, or where none were written: such an ALLOW policy
+    /// admits nothing.
     pub rules: Vec<RuleTrace>,
 }
 
@@ -86,15 +86,17 @@ impl Authorization {
         } else {
             Some(&self.enforced)
         };
-        let (Some(set), Some(need)) = (set, need(policy.action)) else {
-            return Vec::new();
-        };
-        let rules = match need {
-            Need::May => &set.deny,
-            Need::Must => &set.allow,
+        let need = need(policy.action);
+        let rules: Vec<&CompiledRule> = match (policy.action, set) {
+            (Action::Custom | Action::Audit, _) if policy.dry_run => Vec::new(),
+            (Action::Custom, _) => self.custom.iter().flat_map(CustomRules::rules).collect(),
+            (Action::Audit, _) => self.audit.iter().collect(),
+            (_, None) => Vec::new(),
+            (Action::Deny, Some(set)) => set.deny.iter().collect(),
+            (Action::Allow, Some(set)) => set.allow.iter().collect(),
         };
         rules
-            .iter()
+            .into_iter()
             .filter(|rule| {
                 rule.name.namespace == policy.namespace && rule.name.policy == policy.name
             })
@@ -118,12 +120,11 @@ impl Authorization {
     }
 }
 
-/// The reading in which an action's rules are asked; `None` where they are not.
-fn need(action: Action) -> Option<Need> {
+/// The reading in which an action's rules are asked.
+fn need(action: Action) -> Need {
     match action {
-        Action::Deny | Action::Custom => Some(Need::May),
-        Action::Allow => Some(Need::Must),
-        Action::Audit => None,
+        Action::Deny | Action::Custom | Action::Audit => Need::May,
+        Action::Allow => Need::Must,
     }
 }
 

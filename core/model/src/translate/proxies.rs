@@ -183,6 +183,7 @@ pub(super) fn collect(
             serves,
         };
         if entry.is_waypoint() {
+            check_inbound_binding(&entry, resources, &mut proxies.findings);
             check_waypoint_listeners(&entry, &mut proxies.findings);
         }
         proxies.played.push(entry);
@@ -291,6 +292,32 @@ fn waypoint_for(
         services,
         workloads,
     }
+}
+
+/// Behind a ztunnel a waypoint would be reached by the PROXY protocol. There is no such entrance: traffic
+/// that its author expects there finds nobody, which fails closed and has to be said.
+fn check_inbound_binding(entry: &ProxyEntry, resources: &Resources, findings: &mut Vec<Finding>) {
+    const ANNOTATION: &str = "ambient.istio.io/waypoint-inbound-binding";
+    let class = resources
+        .classes
+        .get("", &entry.gateway.spec.gateway_class_name)
+        .map(|class| &class.object.metadata.annotations);
+    let of_gateway = entry.gateway.metadata.annotations.get(ANNOTATION);
+    let Some(binding) = of_gateway.or_else(|| class?.get(ANNOTATION)) else {
+        return;
+    };
+    let protocol = binding.split('/').next().unwrap_or_default();
+    if protocol == "NONE" {
+        return;
+    }
+    findings.push(
+        Finding::error(format!(
+            "the entrance `{binding}` is not yet supported; only HBONE comes in, on its own port"
+        ))
+        .on(entry.object())
+        .field(format!("metadata.annotations.{ANNOTATION}"))
+        .remedy("remove the annotation, and leave the waypoint's Pods out of the mesh"),
+    );
 }
 
 fn check_waypoint_listeners(entry: &ProxyEntry, findings: &mut Vec<Finding>) {

@@ -300,3 +300,15 @@ fn all_names_of_a_service_lead_to_it() {
             .is_none()
     );
 }
+
+#[test]
+fn an_entrance_behind_ztunnel_is_refused_loudly() {
+    const ANNOTATION: &str = "ambient.istio.io/waypoint-inbound-binding";
+    for (binding, expected) in [("PROXY/15088", 1), ("proxy", 1), ("NONE", 0)] {
+        let mut waypoint = waypoint("shop", "wp");
+        waypoint["metadata"]["annotations"] = json!({ANNOTATION: binding});
+        let translation = translate(&[waypoint]);
+        let found = errors(&translation, "Gateway shop/wp");
+        assert_eq!(found.len(), expected, "{binding}: {found:?}");
+    }
+}

@@ -233,20 +233,20 @@ pub(crate) fn admits(target: &Target, caller: &str, request: &CanonicalRequest) 
     let identity: Identity = format!("spiffe://cluster.local/ns/{caller}")
         .parse()
         .unwrap();
-    target
-        .authorization
-        .judge(&PolicyInput {
-            identity: Some(&identity),
-            source_ip: IpAddr::from([10, 0, 0, 9]),
-            remote_ip: IpAddr::from([10, 0, 0, 9]),
-            destination_ip: None,
-            destination_port: target.port,
-            sni: None,
-            request: Some(request),
-            token: None,
-        })
-        .verdict
-        .is_allowed()
+    let input = PolicyInput {
+        identity: Some(&identity),
+        source_ip: IpAddr::from([10, 0, 0, 9]),
+        remote_ip: IpAddr::from([10, 0, 0, 9]),
+        destination_ip: None,
+        destination_port: target.port,
+        sni: None,
+        request: Some(request),
+        token: None,
+    };
+    let policies = &target.authorization;
+    // Providers refuse whatever they are asked about.
+    let is_asked = policies.custom().iter().any(|it| it.asks(&input).is_some());
+    !is_asked && policies.judge(&input).verdict.is_allowed()
 }
 
 /// Errors on an object.

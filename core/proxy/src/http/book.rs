@@ -236,6 +236,10 @@ impl Book {
         for flag in flags.iter() {
             self.flags.insert(flag);
         }
+        // Filters give details only; Envoy has a flag for these, too.
+        if reply.details.starts_with("ext_authz_") {
+            self.flags.insert(ResponseFlag::UnauthorizedExternalService);
+        }
         self.details = Details::Shared(Arc::clone(&reply.details));
     }
 

@@ -124,11 +124,8 @@ async fn serve(
     let end_of_stream = body.is_end_stream();
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
     let started = bound.chain.begin(&mut context);
-    if let Some(rule) = &context.shadow_denied_by {
-        tracing::debug!(
-            rule = &**rule,
-            "shadow denied: only a dry run let this request pass"
-        );
+    if !matches!(started, Started::Running(_)) {
+        note_marks(ingress, &context, book);
     }
     match started {
         Started::Reply(reply) => Ok(refuse(book, reply)),
@@ -146,6 +143,42 @@ async fn serve(
         Started::Running(opened) => {
             let run = opened.run(context);
             Box::pin(filtered(ingress, plan, bound, run, body, book)).await
+        }
+    }
+}
+
+/// Tells metrics and the trace what policies say that changes nothing (tags as Istio's).
+fn note_marks(ingress: &Ingress, context: &RequestContext, book: &mut Book) {
+    const DRY_RUN: [(&str, &str, &str, &str); 2] = [
+        (
+            "dry_run_denied",
+            "denied",
+            "istio.authorization.dry_run.deny_policy.name",
+            "istio.authorization.dry_run.deny_policy.result",
+        ),
+        (
+            "dry_run_allowed",
+            "allowed",
+            "istio.authorization.dry_run.allow_policy.name",
+            "istio.authorization.dry_run.allow_policy.result",
+        ),
+    ];
+    let process = &ingress.worker.process;
+    let shadows = [&context.shadow_denied_by, &context.shadow_allowed_by];
+    for ((kind, result, name_tag, result_tag), rule) in DRY_RUN.into_iter().zip(shadows) {
+        let Some(rule) = rule else { continue };
+        process.marked(kind, rule);
+        tracing::debug!(rule = &**rule, "shadow {result}: a dry run changes nothing");
+        if let Some(span) = &mut book.span {
+            span.mark(name_tag, Arc::clone(rule));
+            span.mark(result_tag, result.into());
+        }
+    }
+    if let Some(rule) = &context.audited_by {
+        process.marked("audit", rule);
+        tracing::debug!(rule = &**rule, "marked for audit");
+        if let Some(span) = &mut book.span {
+            span.mark("wayline.authorization.audit_policy.name", Arc::clone(rule));
         }
     }
 }
@@ -216,6 +249,7 @@ async fn filtered(
     book: &mut Book,
 ) -> Result<Answer, Cut> {
     let outcome = run.request(&mut body).await.map_err(|_| Cut)?;
+    run.with_context(|context| note_marks(ingress, context, book));
     let refused = match outcome {
         Outcome::Reply(reply) => Some(reply),
         Outcome::Reset(details) => return Err(cut(book, details)),

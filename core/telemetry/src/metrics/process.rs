@@ -18,6 +18,7 @@ pub struct ProcessMetrics {
     connections: IntGaugeVec,
     access_log_dropped: IntCounter,
     mirrored: IntCounterVec,
+    policy_marks: IntCounterVec,
     cert_expiry: IntGaugeVec,
 }
 
@@ -57,6 +58,13 @@ impl ProcessMetrics {
                 "wayline_access_log_dropped_total",
                 "Access log lines dropped because their file did not take them.",
             )?,
+            policy_marks: IntCounterVec::new(
+                Opts::new(
+                    "wayline_policy_marks_total",
+                    "Requests that AUDIT rules mark, and what dry-run policies would have said, by rule.",
+                ),
+                &["kind", "rule"],
+            )?,
             mirrored: IntCounterVec::new(
                 Opts::new(
                     "wayline_mirrored_requests_total",
@@ -72,8 +80,9 @@ impl ProcessMetrics {
                 &["identity"],
             )?,
         };
-        let collectors: [Box<dyn Collector>; 8] = [
+        let collectors: [Box<dyn Collector>; 9] = [
             Box::new(metrics.mirrored.clone()),
+            Box::new(metrics.policy_marks.clone()),
             Box::new(build),
             Box::new(findings),
             Box::new(metrics.config_generation.clone()),
@@ -102,6 +111,12 @@ impl ProcessMetrics {
     /// Counts a refused connection or tunnel. Reasons are literals, e.g. `no_client_certificate`.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that policies mark without changing its fate. Kinds are `audit`,
+    /// `dry_run_allowed` and `dry_run_denied`; the rule is named as in logs, or `none`.
+    pub fn marked(&self, kind: &'static str, rule: &str) {
+        self.policy_marks.with_label_values(&[kind, rule]).inc();
     }
 
     /// Counts a copy of a request that was to go to a mirror. Outcomes are literals, e.g. `sent`.

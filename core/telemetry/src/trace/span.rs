@@ -106,6 +106,7 @@ pub struct OpenSpan {
     user_agent: Option<HeaderValue>,
     downstream_cluster: Option<HeaderValue>,
     cluster: Option<Arc<Cluster>>,
+    marks: Vec<(&'static str, Arc<str>)>,
 }
 
 impl OpenSpan {
@@ -129,7 +130,13 @@ impl OpenSpan {
             user_agent: request.headers.get(USER_AGENT).cloned(),
             downstream_cluster: request.headers.get(&DOWNSTREAM_CLUSTER).cloned(),
             cluster: None,
+            marks: Vec::new(),
         }
+    }
+
+    /// Adds a tag that the span would not have by itself.
+    pub fn mark(&mut self, name: &'static str, value: Arc<str>) {
+        self.marks.push((name, value));
     }
 
     /// Notes where the request goes.
@@ -324,6 +331,9 @@ fn tags(open: &OpenSpan, end: &SpanEnd<'_>, error: bool) -> Vec<Tag> {
     }
     if error {
         tags.push(Tag::literal("error", "true"));
+    }
+    for (name, value) in &open.marks {
+        tags.push(Tag::shared(name, value));
     }
     push_side(&mut tags, &end.source, &SOURCE_TAGS);
     if let Some(destination) = &end.destination {

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
-use wayline_chain::{Connection, RequestContext};
+use wayline_chain::{Begin, Callout, Connection, FilterSource, NoCallout, RequestContext, Scope};
 use wayline_control::Checked;
 use wayline_filters::authorization::{policy_input, refusal};
+use wayline_filters::{JwtSource, RemoteKeys};
 use wayline_hbone::TunnelAuthority;
 use wayline_model::authorization::spec::Action;
-use wayline_model::authorization::{Authorization, PolicyInput, Trace, Verdict};
+use wayline_model::authorization::{Authorization, PolicyInput, RuleRef, Trace, Verdict};
 use wayline_model::route::Routes;
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target};
@@ -20,8 +21,8 @@ use wayline_proxy::decisions;
 
 use super::question::{Caller, Entry, Question};
 use super::report::{
-    AuthorizationReport, DryRunReport, Outcome, OutcomeKind, PolicyReport, Report, RequestReport,
-    RuleReport, TargetReport,
+    AuthorizationReport, DryRunReport, ExternalReport, Outcome, OutcomeKind, PolicyReport, Report,
+    RequestReport, RuleReport, TargetReport, TokenReport,
 };
 use super::routing;
 use crate::failure::Failure;
@@ -84,6 +85,7 @@ pub(super) fn report(question: &Question, knowledge: &Checked) -> Result<Report,
         kind: "WaylineExplain",
         request: as_sent(question, &caller),
         target: None,
+        token: None,
         authorization: None,
         route: None,
         outcome: outcome(OutcomeKind::NotServed, None, ""),
@@ -148,9 +150,26 @@ fn serve(
     };
     take_request(&mut report.request, &request);
 
-    let context = RequestContext::new(Rc::new(connection), request, true);
+    let mut context = RequestContext::new(Rc::new(connection), request, true);
+    if !take_token(report, snapshot, place, &mut context) {
+        return Ok(());
+    }
     let trace = place.authorization().trace(&policy_input(&context));
+    let asked = external(place.authorization(), &policy_input(&context));
     let denied = take_trace(report, place.authorization(), &trace, objects);
+    let refused = asked.iter().find_map(|(report, rule)| {
+        let failure = report.failure.as_ref()?;
+        Some((refusal(Some(rule)), failure.clone()))
+    });
+    if let Some(authorization) = &mut report.authorization {
+        authorization.external = asked.into_iter().map(|(report, _)| report).collect();
+    }
+    if let Some((reply, failure)) = refused {
+        let summary = format!("denied: a provider can not be asked: {failure}");
+        let answer = Some((reply.status, reply.details));
+        report.outcome = outcome(OutcomeKind::Denied, answer, &summary);
+        return Ok(());
+    }
     if denied {
         return Ok(());
     }
@@ -169,6 +188,78 @@ fn serve(
     report.route = Some(route);
     report.outcome = result;
     Ok(())
+}
+
+/// Verifies the request's token as the data path does, but for keys that would have to be fetched.
+/// Whether the request goes on.
+fn take_token(
+    report: &mut Report,
+    snapshot: &Snapshot,
+    place: &Place<'_>,
+    context: &mut RequestContext,
+) -> bool {
+    let callout: Rc<dyn Callout> = Rc::new(NoCallout);
+    let none = Arc::default();
+    let (proxy, service, authorization, authentication) = match place {
+        Place::Target(it) => (
+            &it.proxy,
+            it.service.as_ref(),
+            &it.authorization,
+            &it.authentication,
+        ),
+        Place::Entrance(it) => (&it.proxy, None, &it.authorization, &it.authentication),
+    };
+    let filters = JwtSource::new(RemoteKeys::none()).filters(&Scope {
+        callout: &callout,
+        snapshot,
+        proxy,
+        service,
+        port: place.port(),
+        authorization,
+        authentication,
+        plugins: &none,
+    });
+    for placed in filters {
+        if let Begin::Reply(reply) = placed.filter.begin(context) {
+            let said = String::from_utf8_lossy(&reply.body).into_owned();
+            let answer = Some((reply.status, Arc::clone(&reply.details)));
+            report.outcome = outcome(OutcomeKind::Denied, answer, &format!("denied: {said}"));
+            report.token = Some(TokenReport {
+                accepted: false,
+                principal: None,
+                reason: format!("{said} (no keys are fetched to explain)"),
+            });
+            return false;
+        }
+        let principal = context.token.as_ref().and_then(|token| token.principal());
+        report.token = Some(TokenReport {
+            accepted: true,
+            reason: match (&context.token, &principal) {
+                (None, _) => "there is none, which RequestAuthentication allows".to_owned(),
+                (Some(_), Some(principal)) => format!("it is of {principal}"),
+                (Some(_), None) => "it names no subject".to_owned(),
+            },
+            principal,
+        });
+    }
+    true
+}
+
+/// Who is asked about a request, and because of which rule.
+fn external(
+    authorization: &Authorization,
+    input: &PolicyInput<'_>,
+) -> Vec<(ExternalReport, RuleRef)> {
+    let asked = authorization.custom().iter().filter_map(|group| {
+        let rule = group.asks(input)?;
+        let report = ExternalReport {
+            provider: Arc::clone(group.name()),
+            rule: rule.to_string(),
+            failure: group.provider().err().map(ToString::to_string),
+        };
+        Some((report, rule))
+    });
+    asked.collect()
 }
 
 /// Bytes that are not read: policy for connections, then the target's own endpoints.
@@ -291,6 +382,8 @@ fn take_trace(
                 }
             },
         }),
+        audited_by: trace.judgement.audited.as_ref().map(ToString::to_string),
+        external: Vec::new(),
         policies: trace.policies.iter().map(policy_report).collect(),
     });
     !verdict.is_allowed()
@@ -305,7 +398,7 @@ fn allow_policies(trace: &Trace<'_>) -> String {
     format!("the ALLOW policies ({})", names.join(", "))
 }
 
-fn words(rule: &wayline_model::authorization::RuleRef) -> String {
+fn words(rule: &RuleRef) -> String {
     format!(
         "rule {} of AuthorizationPolicy {}/{}",
         rule.rule, rule.namespace, rule.policy

@@ -6,7 +6,7 @@ use wayline_model::Severity;
 
 use super::report::{
     AuthorizationReport, BackendReport, EditsReport, Report, RequestReport, RouteReport,
-    TargetReport,
+    TargetReport, TokenReport,
 };
 
 /// Where the text of a block begins.
@@ -18,6 +18,9 @@ pub(super) fn text(report: &Report) -> String {
     request(&mut text, &report.request);
     if let Some(it) = &report.target {
         target(&mut text, it);
+    }
+    if let Some(it) = &report.token {
+        token(&mut text, it);
     }
     if let Some(it) = &report.authorization {
         authorization(&mut text, it);
@@ -83,6 +86,11 @@ fn target(text: &mut String, target: &TargetReport) {
     );
 }
 
+fn token(text: &mut String, it: &TokenReport) {
+    let verdict = if it.accepted { "accepted" } else { "refused" };
+    let _ = writeln!(text, "token     {verdict}: {}", it.reason);
+}
+
 fn authorization(text: &mut String, it: &AuthorizationReport) {
     let verdict = if it.allowed { "allowed" } else { "denied" };
     let _ = writeln!(text, "policy    {verdict}: {}", it.reason);
@@ -90,6 +98,17 @@ fn authorization(text: &mut String, it: &AuthorizationReport) {
         let verdict = if dry_run.allowed { "allowed" } else { "denied" };
         let by = dry_run.decided_by.as_deref().unwrap_or("no ALLOW rule");
         let _ = writeln!(text, "{INDENT}dry-run policies would have {verdict}: {by}");
+    }
+    if let Some(rule) = &it.audited_by {
+        let _ = writeln!(text, "{INDENT}marked for audit by {rule}");
+    }
+    for external in &it.external {
+        let provider = &external.provider;
+        let how = match &external.failure {
+            None => format!("{provider} is asked before"),
+            Some(failure) => format!("{provider} can not be asked ({failure}): refused"),
+        };
+        let _ = writeln!(text, "{INDENT}{how}, because of {}", external.rule);
     }
     for policy in &it.policies {
         let action = format!("{:?}", policy.action).to_uppercase();

@@ -16,6 +16,8 @@ pub(super) struct Report {
     /// Absent when nothing serves it.
     pub(super) target: Option<TargetReport>,
     /// Absent when it was not asked.
+    /// Absent where no token is looked for.
+    pub(super) token: Option<TokenReport>,
     pub(super) authorization: Option<AuthorizationReport>,
     /// Absent when no route was looked up, or none matched.
     pub(super) route: Option<RouteReport>,
@@ -69,7 +71,32 @@ pub(super) struct AuthorizationReport {
     pub(super) reason: String,
     /// What dry-run policies would have said.
     pub(super) dry_run: Option<DryRunReport>,
+    /// The AUDIT rule that marks the request.
+    pub(super) audited_by: Option<String>,
+    /// Who is asked before anything else; what they answer is not known here.
+    pub(super) external: Vec<ExternalReport>,
     pub(super) policies: Vec<PolicyReport>,
+}
+
+/// One provider of external authorization that is asked.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExternalReport {
+    pub(super) provider: Arc<str>,
+    /// The CUSTOM rule because of which it is asked.
+    pub(super) rule: String,
+    /// Why it can not be asked, so that the request is refused.
+    pub(super) failure: Option<String>,
+}
+
+/// What was made of the request's token.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TokenReport {
+    pub(super) accepted: bool,
+    /// Issuer and subject, of an accepted one.
+    pub(super) principal: Option<String>,
+    pub(super) reason: String,
 }
 
 /// What dry-run policies would have said.
