@@ -116,8 +116,14 @@ impl Seat {
 
     /// A stream has left its instance.
     pub(crate) fn left(&self, instance: &Instance) {
-        if self.recipe.plugin.isolation == Isolation::Stream && !instance.is_alive() {
+        if self.recipe.plugin.isolation != Isolation::Stream {
+            return;
+        }
+        if !instance.is_alive() {
             self.mourn(instance);
+        } else if self.crashes.get().barren > 0 {
+            // It has served its stream, and with it shown that instances can.
+            self.crashes.set(Crashes::default());
         }
     }
 
@@ -138,7 +144,11 @@ impl Seat {
     fn start(&self) -> Result<Rc<Instance>, Unavailable> {
         let mut crashes = self.crashes.get();
         let begin = Instant::now();
-        if crashes.not_before.is_some_and(|time| begin < time) || !crashes.may_spend(begin) {
+        // Where each stream has an instance, starting one is part of serving it.
+        let repairs = self.recipe.plugin.isolation == Isolation::Plugin || crashes.barren > 0;
+        if crashes.not_before.is_some_and(|time| begin < time)
+            || repairs && !crashes.may_spend(begin)
+        {
             return Err(Unavailable);
         }
         let started = Instance::start(&self.recipe);

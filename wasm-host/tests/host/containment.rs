@@ -5,7 +5,7 @@ use std::rc::Rc;
 use http::StatusCode;
 use wayline_chain::Chain;
 use wayline_chain::bench::{Bench, Head, Request};
-use wayline_model::plugin::FailStrategy;
+use wayline_model::plugin::{FailStrategy, Isolation};
 
 use crate::support::{Stage, guest, head, told};
 
@@ -191,4 +191,40 @@ fn a_stream_that_is_closed_is_reset() {
           (call $close_stream (i32.const 0)))"#,
     ));
     assert_eq!(outcome(&stage.chain, "/"), "Reset(\"wasm_close_stream\")");
+}
+
+/// A guest that remembers in its memory that it has seen a stream, and answers the next one with 409.
+const FORGETFUL: &str = r#"
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+      (if (i32.load (i32.const 1024)) (then
+        (drop (call $send_local_response (i32.const 409) (i32.const 0) (i32.const 0)
+          (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))))
+      (i32.store (i32.const 1024) (i32.const 1))
+      (i32.const 0))"#;
+
+#[test]
+fn with_isolation_by_stream_as_many_as_come_find_a_fresh_instance() {
+    let shared = Stage::of(&guest(FORGETFUL));
+    assert_eq!(outcome(&shared.chain, "/"), "passed");
+    assert!(outcome(&shared.chain, "/").starts_with("409"));
+    let isolated = Stage::with(&guest(FORGETFUL), |plugin| {
+        plugin.isolation = Isolation::Stream;
+    });
+    for stream in 0..3000 {
+        assert_eq!(outcome(&isolated.chain, "/"), "passed", "stream {stream}");
+    }
+}
+
+#[test]
+fn with_isolation_by_stream_one_that_traps_is_alone() {
+    let stage = Stage::with(&at_x("unreachable"), |plugin| {
+        plugin.isolation = Isolation::Stream;
+    });
+    for round in 0..5 {
+        for _ in 0..19 {
+            assert_eq!(outcome(&stage.chain, "/a"), "passed", "round {round}");
+        }
+        let poison = outcome(&stage.chain, "/x");
+        assert_eq!(poison, "503 wasm_fail_stream ", "round {round}");
+    }
 }
