@@ -31,10 +31,9 @@ pub(crate) fn prepare_request(
 ) {
     // The codec asks the client for its body itself; an upgrade is offered upstream anew by whoever
     // took it from the codec.
-    headers.remove(EXPECT);
-    headers.remove(UPGRADE);
     // Nobody but a proxy that terminated the client's TLS may vouch for a certificate.
-    headers.remove(&CLIENT_CERT);
+    const GONE: [HeaderName; 3] = [EXPECT, UPGRADE, CLIENT_CERT];
+    remove_all(headers, &GONE);
     match role {
         ProxyRole::Gateway => {
             remove_internal(headers);
@@ -69,11 +68,23 @@ fn remove_internal(headers: &mut HeaderMap) {
 
 /// Drops what belonged to the upstream's connection.
 pub(crate) fn prepare_response(headers: &mut HeaderMap) {
-    headers.remove(CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
+    const GONE: [HeaderName; 5] = [
+        CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ];
+    remove_all(headers, &GONE);
+}
+
+/// Removes those of the names that are there, mostly none: looking at the few names of a message costs
+/// less than hashing each that is not among them.
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let first = |headers: &HeaderMap| headers.keys().find(|name| names.contains(name)).cloned();
+    while let Some(name) = first(headers) {
+        headers.remove(name);
+    }
 }
 
 /// The value of `x-forwarded-for` for a client that names nobody before it.

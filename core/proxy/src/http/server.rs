@@ -109,9 +109,9 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
         let ingress = Rc::clone(&ingress);
         service_fn(move |request: Request<Incoming>| http1_exchange(Rc::clone(&ingress), request))
     };
-    let mut builder = http1::Builder::new();
-    builder.max_headers(128);
-    let mut connection = builder.serve_connection(guard, service);
+    // hyper's own limit of 100 headers, which is Envoy's: with any other it allocates and fills the room
+    // for them anew for every request.
+    let mut connection = http1::Builder::new().serve_connection(guard, service);
     let mut drain = ingress.worker.drain.connection();
     let mut patience = Patience::new(&ingress);
     let outcome = poll_fn(|cx| {

@@ -65,10 +65,9 @@ pub(crate) struct SendFailure {
 impl H1Connection {
     /// Starts HTTP/1 on a fresh connection.
     pub(crate) async fn handshake(io: Io) -> hyper::Result<Box<Self>> {
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(200)
-            .handshake(TokioIo::new(io))
-            .await?;
+        // hyper's own limit of 100 headers, which is Envoy's: with any other it allocates and fills the
+        // room for them anew for every response.
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
         Ok(Box::new(Self {
             sender,
             driver: Some(driver),
