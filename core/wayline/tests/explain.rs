@@ -309,3 +309,98 @@ fn errors_that_touch_the_answer_exit_with_3_and_others_do_not() {
         "AuthorizationPolicy shop/tried"
     );
 }
+
+/// The answer about Bookinfo with more documents, of which something may be wrong.
+fn bookinfo_with(more: &str, args: &[&str]) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("more.yaml");
+    fs::write(&file, more).unwrap();
+    let file = file.to_str().unwrap();
+    let output = explain(&[&["-f", BOOKINFO, "-o", "json", "-f", file], args].concat());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The fields that findings name.
+fn fields(report: &Value) -> Vec<&str> {
+    let findings = report["findings"].as_array().unwrap().iter();
+    findings.filter_map(|it| it["field"].as_str()).collect()
+}
+
+#[test]
+fn who_would_be_asked_and_what_is_marked_is_told() {
+    let policy = |name: &str, rest: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: default}}
+spec:
+  targetRefs: [{{kind: Service, group: \"\", name: reviews}}]
+  rules: [{{}}]
+  {rest}
+---
+"
+        )
+    };
+    let mesh = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: '{extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.x, port: 9191}}]}'
+---
+";
+    let args = [
+        "--from",
+        "default/bookinfo-productpage",
+        "http://reviews:9080/reviews/0",
+    ];
+    let audit = policy("watch", "action: AUDIT");
+    let ask = policy("ask", "action: CUSTOM\n  provider: {name: opa}");
+    let report = bookinfo_with(&format!("{mesh}{ask}{audit}"), &args);
+    let authorization = &report["authorization"];
+    assert_eq!(authorization["allowed"], true, "{report}");
+    assert_eq!(
+        authorization["auditedBy"],
+        "ns[default]-policy[watch]-rule[0]"
+    );
+    assert_eq!(
+        authorization["external"],
+        json!([{"provider": "opa", "rule": "ns[default]-policy[ask]-rule[0]", "failure": null}])
+    );
+    assert!(!fields(&report).contains(&"spec.provider.name"), "{report}");
+    let nobody = policy("ask", "action: CUSTOM\n  provider: {name: nobody}");
+    let report = bookinfo_with(&nobody, &args);
+    assert_eq!(report["outcome"]["status"], 403);
+    assert_eq!(
+        report["outcome"]["details"],
+        "rbac_access_denied_matched_policy[ns[default]-policy[ask]-rule[0]]"
+    );
+    assert!(fields(&report).contains(&"spec.provider.name"), "{report}");
+}
+
+#[test]
+fn tokens_are_verified_to_explain() {
+    let authentication = "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: \"\", name: reviews}]
+  jwtRules: [{issuer: i, jwks: '{\"keys\":[]}'}]
+";
+    let args = |header: &'static [&'static str]| {
+        let from = ["--from", "default/bookinfo-productpage"];
+        [&from[..], header, &["http://reviews:9080/reviews/0"]].concat()
+    };
+    let report = bookinfo_with(authentication, &args(&[]));
+    assert_eq!(report["token"]["accepted"], true, "{report}");
+    assert!(
+        fields(&report).contains(&"spec.jwtRules[0].jwks"),
+        "{report}"
+    );
+    assert_eq!(report["outcome"]["verdict"], "forwarded");
+    let report = bookinfo_with(
+        authentication,
+        &args(&["-H", "authorization: Bearer rubbish"]),
+    );
+    assert_eq!(report["token"]["accepted"], false, "{report}");
+    assert_eq!(report["outcome"]["status"], 401);
+}

@@ -336,6 +336,13 @@ fn a_dry_run_denies_nothing_and_shows() {
         let line = said.lines().find(|line| line.contains("shadow denied"))?;
         line.contains("ns[default]-policy[p]-rule[0]").then_some(())
     });
+    let marks = [
+        ("kind", "dry_run_denied"),
+        ("rule", "ns[default]-policy[p]-rule[0]"),
+    ];
+    stage
+        .wayline
+        .counted("wayline_policy_marks_total", &marks, 2.0);
     // Taking the annotation away puts it in force.
     let mut documents = scene::echo(&stage.mesh);
     documents.push(policy("default", "p", &spec));
@@ -343,6 +350,19 @@ fn a_dry_run_denies_nothing_and_shows() {
     eventually("the policy to be in force", || {
         (stage.get("default/a") == 403).then_some(())
     });
+}
+
+#[test]
+fn audit_marks_requests_and_stops_none() {
+    let stage = stage("action: AUDIT\nrules:\n- to: [{operation: {paths: [/marked]}}]\n");
+    assert_eq!(stage.get("default/a"), 200);
+    assert_eq!(stage.status("default/a", &Request::get("/marked")), 200);
+    let marks = [("kind", "audit"), ("rule", "ns[default]-policy[p]-rule[0]")];
+    stage
+        .wayline
+        .counted("wayline_policy_marks_total", &marks, 1.0);
+    let check = stage.mesh.run(&["check", "-f", "manifests"]);
+    assert_eq!(check.code, Some(0), "{}", check.text);
 }
 
 #[test]

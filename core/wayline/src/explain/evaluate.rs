@@ -11,6 +11,7 @@ use wayline_control::Checked;
 use wayline_filters::authorization::{policy_input, refusal};
 use wayline_filters::{JwtSource, RemoteKeys};
 use wayline_hbone::TunnelAuthority;
+use wayline_model::authentication::Authentication;
 use wayline_model::authorization::spec::Action;
 use wayline_model::authorization::{Authorization, PolicyInput, RuleRef, Trace, Verdict};
 use wayline_model::route::Routes;
@@ -54,6 +55,13 @@ impl Place<'_> {
         match self {
             Self::Target(target) => &target.authorization,
             Self::Entrance(entrance) => &entrance.authorization,
+        }
+    }
+
+    fn authentication(&self) -> &Authentication {
+        match self {
+            Self::Target(target) => &target.authentication,
+            Self::Entrance(entrance) => &entrance.authentication,
         }
     }
 
@@ -151,6 +159,8 @@ fn serve(
     take_request(&mut report.request, &request);
 
     let mut context = RequestContext::new(Rc::new(connection), request, true);
+    let rules = place.authentication().rules().iter();
+    objects.extend(rules.map(|rule| rule.object.clone()));
     if !take_token(report, snapshot, place, &mut context) {
         return Ok(());
     }
