@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::client::{self, Framing};
+use crate::h2peer;
 
 /// A request as a backend got it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recorded {
     /// Which connection it came on, counted from 0.
     pub connection: usize,
+    /// Whether it came over HTTP/2.
+    pub http2: bool,
     /// Method.
     pub method: String,
     /// Request target as written.
@@ -46,10 +49,10 @@ impl Recorded {
 /// What a backend answers.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    chunked: Option<Vec<(String, String)>>,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) chunked: Option<Vec<(String, String)>>,
     close: bool,
 }
 
@@ -135,7 +138,7 @@ impl Reply {
     }
 }
 
-type Handler = dyn Fn(&Recorded) -> Reply + Send + Sync;
+pub(crate) type Handler = dyn Fn(&Recorded) -> Reply + Send + Sync;
 type Serve = dyn Fn(usize, TcpStream) + Send + Sync;
 
 /// A server on a thread per connection. All of it ends when dropped: the port is free again and every
@@ -220,6 +223,33 @@ impl Backend {
         }
     }
 
+    /// Answers each request in the version of HTTP that it came in.
+    #[must_use]
+    pub fn either(
+        ip: IpAddr,
+        port: u16,
+        handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let requests: Arc<Mutex<Vec<Recorded>>> = Arc::default();
+        let recorded = Arc::clone(&requests);
+        let handler: Arc<Handler> = Arc::new(handler);
+        let serve = move |number: usize, stream: TcpStream| {
+            let mut first = [0; 4];
+            while stream
+                .peek(&mut first)
+                .is_ok_and(|seen| (1..4).contains(&seen))
+            {
+                std::thread::yield_now();
+            }
+            if &first == b"PRI " {
+                h2peer::answer_all(number, stream, &handler, &recorded);
+            } else {
+                let _ = converse(number, stream, &*handler, &recorded);
+            }
+        };
+        Self::start(ip, port, requests, Arc::new(serve))
+    }
+
     fn start(
         ip: IpAddr,
         port: u16,
@@ -285,6 +315,7 @@ fn converse(
         let mut words = first.split(' ');
         let mut request = Recorded {
             connection,
+            http2: false,
             method: words.next().unwrap_or_default().to_owned(),
             target: words.next().unwrap_or_default().to_owned(),
             headers,

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::PATIENCE;
+use crate::backend::{Handler, Recorded, Reply};
 
 /// A message with all its parts.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +56,24 @@ pub fn post(
     body: &[u8],
     trailers: &[(&str, &str)],
 ) -> Result<Message, h2::Error> {
-    let mut request = Request::post(format!("http://test{path}"))
+    send(to, "POST", path, fields, body, trailers)
+}
+
+/// Sends a request and reads the whole answer.
+///
+/// # Errors
+/// How HTTP/2 failed.
+pub fn send(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &[u8],
+    trailers: &[(&str, &str)],
+) -> Result<Message, h2::Error> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("http://test{path}"))
         .body(())
         .unwrap();
     *request.headers_mut() = headers(fields);
@@ -66,9 +84,12 @@ pub fn post(
             let _ = connection.await;
         });
         let mut client = client.ready().await?;
-        let (response, mut send) = client.send_request(request, false)?;
-        let sent = Bytes::copy_from_slice(body);
-        send.send_data(sent, trailers.is_empty())?;
+        let nothing = body.is_empty() && trailers.is_empty();
+        let (response, mut send) = client.send_request(request, nothing)?;
+        if !nothing {
+            let sent = Bytes::copy_from_slice(body);
+            send.send_data(sent, trailers.is_empty())?;
+        }
         if !trailers.is_empty() {
             send.send_trailers(headers(trailers))?;
         }
@@ -237,6 +258,95 @@ impl Server {
     pub fn last(&self) -> Message {
         self.requests.lock().unwrap().last().unwrap().clone()
     }
+}
+
+/// Serves one connection, each request answered when it has come in whole; one to a path that ends in
+/// `/early` as soon as its head has.
+pub(crate) fn answer_all(
+    number: usize,
+    stream: std::net::TcpStream,
+    handler: &Arc<Handler>,
+    recorded: &Arc<Mutex<Vec<Recorded>>>,
+) {
+    stream.set_nonblocking(true).unwrap();
+    let local = tokio::task::LocalSet::new();
+    let _ended = local.block_on(&runtime(), async {
+        let tcp = TcpStream::from_std(stream).unwrap();
+        let mut connection = h2::server::handshake(tcp).await?;
+        while let Some(stream) = connection.accept().await {
+            let (request, respond) = stream?;
+            let (handler, recorded) = (Arc::clone(handler), Arc::clone(recorded));
+            tokio::task::spawn_local(async move {
+                let (mut head, body) = request.into_parts();
+                let (mut message, _unread) = if head.uri.path().ends_with("/early") {
+                    (Message::default(), Some(body))
+                } else {
+                    (read(body).await?, None)
+                };
+                message.headers = std::mem::take(&mut head.headers);
+                let request = Recorded {
+                    connection: number,
+                    http2: true,
+                    method: head.method.to_string(),
+                    target: head.uri.path().to_owned(),
+                    headers: texts(&message.headers),
+                    body: message.body,
+                    trailers: texts(&message.trailers),
+                };
+                recorded.lock().unwrap().push(request.clone());
+                answer(&request, handler(&request), respond)
+            });
+        }
+        Ok::<_, h2::Error>(())
+    });
+}
+
+fn answer(
+    request: &Recorded,
+    reply: Reply,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let Reply {
+        status,
+        headers: fields,
+        body,
+        chunked,
+        ..
+    } = reply;
+    let pairs = |fields: &[(String, String)]| {
+        let pairs: Vec<(&str, &str)> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        headers(&pairs)
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = status.try_into().unwrap();
+    *response.headers_mut() = pairs(&fields);
+    if chunked.is_none() && !matches!(status, 204 | 304) {
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_LENGTH, body.len().into());
+    }
+    let bodiless = request.method == "HEAD" || matches!(status, 204 | 304);
+    let mut send = respond.send_response(response, bodiless)?;
+    if bodiless {
+        return Ok(());
+    }
+    let trailers = chunked.unwrap_or_default();
+    send.send_data(body.into(), trailers.is_empty())?;
+    if !trailers.is_empty() {
+        send.send_trailers(pairs(&trailers))?;
+    }
+    Ok(())
+}
+
+fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect()
 }
 
 async fn connection(
