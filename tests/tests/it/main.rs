@@ -23,6 +23,7 @@ mod protocol;
 mod retries;
 mod routing;
 mod scene;
+mod sessions;
 mod shapes;
 mod silence;
 mod telemetry;

@@ -103,8 +103,54 @@ pub struct HttpRouteRule {
     pub timeouts: Option<HttpRouteTimeouts>,
     /// Retries; without them Istio's default policy.
     pub retry: Option<HttpRouteRetry>,
-    /// Session persistence; not supported yet.
-    pub session_persistence: Option<Value>,
+    /// Session persistence (GEP-1619); without it every request is balanced for itself.
+    pub session_persistence: Option<HttpSessionPersistence>,
+}
+
+/// Keeps the requests of one client with one endpoint (GEP-1619).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpSessionPersistence {
+    /// Name of the cookie or header; made from the route's where there is none.
+    pub session_name: Option<String>,
+    /// How long a session lasts at most, as a Gateway API Duration.
+    pub absolute_timeout: Option<String>,
+    /// How long a session lasts that is not used, as a Gateway API Duration.
+    pub idle_timeout: Option<String>,
+    /// What carries the session.
+    #[serde(rename = "type")]
+    pub kind: SessionCarrier,
+    /// More about the cookie.
+    #[serde(alias = "cookie")]
+    pub cookie_config: SessionCookie,
+}
+
+/// What carries a session.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
+pub enum SessionCarrier {
+    /// A cookie.
+    #[default]
+    Cookie,
+    /// A header that the client sends back.
+    Header,
+}
+
+/// `cookieConfig` of a session.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionCookie {
+    /// How long clients keep the cookie.
+    pub lifetime_type: CookieLifetime,
+}
+
+/// How long clients keep a cookie.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
+pub enum CookieLifetime {
+    /// As long as a browser is open.
+    #[default]
+    Session,
+    /// As long as `absoluteTimeout`.
+    Permanent,
 }
 
 /// Timeouts of a rule, as Gateway API Durations (GEP-2257).

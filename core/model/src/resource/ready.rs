@@ -5,6 +5,7 @@
 
 mod cors;
 mod reliability;
+mod session;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::route::{
 };
 
 pub(crate) use reliability::{retry, timeouts};
+pub(crate) use session::session;
 
 /// A time as the Gateway API writes it (GEP-2257), such as 1m30s or 250ms.
 pub(super) fn duration(text: &str) -> Option<std::time::Duration> {
@@ -82,6 +84,9 @@ pub(crate) fn problems(route: &HttpRoute) -> Vec<Problem> {
             problems.push(problem.below(&at));
         }
         if let Err(problem) = retry(rule) {
+            problems.push(problem.below(&at));
+        }
+        if let Err(problem) = session(rule, &route.metadata.name) {
             problems.push(problem.below(&at));
         }
         for (b, backend) in rule.backend_refs.iter().enumerate() {

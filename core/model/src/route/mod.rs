@@ -12,6 +12,7 @@ pub mod matches;
 pub mod order;
 pub mod pattern;
 mod prefix;
+pub mod session;
 pub mod table;
 mod trace;
 
@@ -28,6 +29,7 @@ pub use edits::{HeaderEdits, PathRewrite, Redirect, Rewrite};
 pub use matches::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 pub use order::{Advantage, RouteOrder};
 pub use pattern::{CompiledPattern, PatternError};
+pub use session::{Carrier, SessionPersistence, SessionToken};
 pub use table::{RouteEntry, RouteTable};
 pub use trace::Fitting;
 
@@ -103,6 +105,8 @@ pub struct Forward {
     pub retry: RetryPolicy,
     /// How long it may take; as long as it takes by default, as in Istio.
     pub timeouts: Timeouts,
+    /// What keeps a client with the endpoint it got first.
+    pub session: Option<Box<SessionPersistence>>,
 }
 
 impl Forward {

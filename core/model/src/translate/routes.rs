@@ -447,6 +447,7 @@ fn default_table(cluster: ClusterId) -> RouteTable {
                 rewrite: None,
                 retry: RetryPolicy::default(),
                 timeouts: Timeouts::default(),
+                session: None,
             }),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

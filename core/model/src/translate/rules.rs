@@ -211,6 +211,10 @@ impl RuleCompiler<'_> {
                 rewrite,
                 retry: ready::retry(self.rule).unwrap_or_default(),
                 timeouts: ready::timeouts(self.rule).unwrap_or_default(),
+                session: ready::session(self.rule, &self.object.name)
+                    .ok()
+                    .flatten()
+                    .map(Box::new),
             }),
             Err(problem) => failure(&problem.reason),
         }
@@ -301,17 +305,6 @@ impl RuleCompiler<'_> {
     }
 
     fn name_what_is_ignored(&self, findings: &mut Vec<Finding>) {
-        let later = [(
-            "sessionPersistence",
-            self.rule.session_persistence.is_some(),
-        )];
-        for (field, _) in later.iter().filter(|(_, given)| *given) {
-            findings.push(
-                Finding::error(format!("{field} is not yet supported; it has no effect"))
-                    .on(self.object)
-                    .field(format!("spec.rules[{}].{field}", self.index)),
-            );
-        }
         let attempts = self.rule.retry.as_ref().and_then(|retry| retry.attempts);
         if attempts.is_some_and(|attempts| attempts > i64::from(RetryPolicy::MAX_ATTEMPTS)) {
             findings.push(

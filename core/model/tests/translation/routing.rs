@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use wayline_model::route::{Grant, RetryPolicy, RouteAction};
+use wayline_model::route::{Carrier, Grant, RetryPolicy, RouteAction};
 
 use crate::world::*;
 
@@ -221,6 +221,67 @@ fn a_redirect_needs_no_backend() {
     assert_eq!(at(&translation.snapshot, WEB, "x", &get("/")), "301");
 }
 
+#[test]
+fn sessions_are_kept_as_the_rule_says() {
+    let rule = |matches: Value, session: Value| {
+        json!([{"matches": matches, "sessionPersistence": session,
+                "backendRefs": [backend("v1", 1)]}])
+    };
+    let session = |rules: Value| {
+        let documents = shop(&[route("shop", "r", service_parent("web"), rules)]);
+        let translation = translate(&documents);
+        assert_sound(&translation);
+        let target = target(&translation.snapshot, WEB, 80);
+        let table = target.routes.table_for(None);
+        match &crate::world::rule(table, &get("/cart")).unwrap().action {
+            RouteAction::Forward(forward) => *forward.session.clone().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let cart = json!([{"path": {"value": "/cart"}}]);
+    let cookie = |name: &str, path: &str, max_age: Option<u64>| Carrier::Cookie {
+        name: name.into(),
+        path: path.into(),
+        max_age: max_age.map(Duration::from_secs),
+    };
+    let by_default = session(rule(json!([]), json!({})));
+    assert_eq!(by_default.carrier, cookie("wayline-session-r", "/", None));
+    let permanent = session(rule(
+        cart,
+        json!({"sessionName": "s", "absoluteTimeout": "1h", "idleTimeout": "5m",
+               "cookieConfig": {"lifetimeType": "Permanent"}}),
+    ));
+    assert_eq!(permanent.carrier, cookie("s", "/cart", Some(3600)));
+    assert_eq!(permanent.absolute, Some(Duration::from_secs(3600)));
+    assert_eq!(permanent.idle, Some(Duration::from_secs(300)));
+    let header = session(rule(
+        json!([]),
+        json!({"type": "Header", "sessionName": "X-Session"}),
+    ));
+    assert_eq!(
+        header.carrier,
+        Carrier::Header("x-session".parse().unwrap())
+    );
+
+    for (wrong, field) in [
+        (json!({"sessionName": "a b"}), "sessionName"),
+        (json!({"idleTimeout": "5"}), "idleTimeout"),
+        (
+            json!({"cookieConfig": {"lifetimeType": "Permanent"}}),
+            "absoluteTimeout",
+        ),
+    ] {
+        let rules = rule(json!([]), wrong);
+        let translation = translate(&shop(&[route("shop", "r", service_parent("web"), rules)]));
+        let field = format!("spec.rules[0].sessionPersistence.{field}");
+        let found = errors(&translation, "HTTPRoute shop/r");
+        assert!(
+            found.iter().any(|it| it.field.as_deref() == Some(&*field)),
+            "{found:?}"
+        );
+    }
+}
+
 /// Field, rule, whether the rule still serves.
 #[test]
 fn what_comes_later_is_named_and_fails_where_it_would_admit() {
@@ -236,7 +297,6 @@ fn what_comes_later_is_named_and_fails_where_it_would_admit() {
             ),
             "500",
         ),
-        (json!({"sessionPersistence": {"type": "Cookie"}}), "v1=1"),
     ];
     for (mut rule, expected) in cases {
         rule["backendRefs"] = json!([backend("v1", 1)]);

@@ -20,7 +20,7 @@ use wayline_chain::{
 use wayline_model::CanonicalRequest;
 use wayline_model::mesh::MeshSettings;
 use wayline_model::request::RequestError;
-use wayline_model::route::{RouteAction, RouteRule, Routes};
+use wayline_model::route::{RouteAction, RouteRule, Routes, SessionToken};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
 use wayline_telemetry::{GrpcStatus, RequestProtocol, ResponseFlag, ResponseFlags};
@@ -29,7 +29,7 @@ use super::body::{BodyError, ClientBody, ClientSource};
 use super::book::{Book, Details, Sent};
 use super::reply::{self, Failure};
 use super::trailers::Trailers;
-use super::{headers, mirror, redirect};
+use super::{headers, mirror, redirect, session};
 use crate::ingress::Ingress;
 use crate::plan::{Bound, Place, Plan};
 use crate::random::Random;
@@ -365,6 +365,8 @@ struct Forwarding {
     mirrors: Vec<Rc<upstream::ClusterState>>,
     /// The page that asks, where the rule grants pages of other origins something.
     origin: Option<Box<HeaderValue>>,
+    /// The session it belongs to, where the rule keeps any.
+    session: Option<SessionToken>,
 }
 
 impl Forwarding {
@@ -417,9 +419,12 @@ fn decide(
             return Decision::Answer(fail(book, reply::broken_route(*status, reason)));
         }
     };
-    let index = match &forward.backends[..] {
-        [_] => 0,
-        _ => forward.backend_index_at(ingress.worker.share(rule)),
+    let upstreams = &ingress.worker.upstreams;
+    let resumed = session::resume(upstreams, &plan.snapshot, forward, &request.headers);
+    let index = match (&resumed, &forward.backends[..]) {
+        (Some(resumed), _) => resumed.backend,
+        (None, [_]) => 0,
+        (None, _) => forward.backend_index_at(ingress.worker.share(rule)),
     };
     let Some(backend) = forward.backends.get(index) else {
         return Decision::Answer(fail(book, reply::no_route()));
@@ -431,7 +436,7 @@ fn decide(
             return Decision::Answer(fail(book, failure));
         }
     };
-    let Some(cluster) = ingress.worker.upstreams.cluster(&plan.snapshot, id) else {
+    let Some(cluster) = upstreams.cluster(&plan.snapshot, id) else {
         return Decision::Answer(fail(book, reply::not_served()));
     };
     book.destination = Some(cluster.destination.clone());
@@ -460,6 +465,10 @@ fn decide(
     if let Some(span) = &mut book.span {
         span.routed(cluster.cluster());
     }
+    let session = resumed.map(|resumed| {
+        book.attempts.wished = Some(resumed.endpoint);
+        resumed.token
+    });
     Decision::Forward(Forwarding {
         request: UpstreamRequest {
             method: request.method,
@@ -475,6 +484,7 @@ fn decide(
         backend: index,
         mirrors: mirror::chosen(&ingress.worker, &plan.snapshot, &forward.mirrors),
         origin,
+        session,
     })
 }
 
@@ -565,6 +575,7 @@ async fn send(
         backend,
         mirrors,
         origin,
+        session,
     } = forwarding;
     let RouteAction::Forward(forward) = &rule.action else {
         return Err(fail(book, reply::no_route()));
@@ -621,6 +632,10 @@ async fn send(
         backend.response_headers.apply(&mut parts.headers);
     }
     share(&rule, origin.as_deref(), &mut parts.headers);
+    if let (Some(sessions), Some(endpoint)) = (&forward.session, &book.attempts.endpoint) {
+        let name = &cluster.cluster().name;
+        session::tell(sessions, session, name, endpoint, &mut parts.headers);
+    }
     Ok(Response::from_parts(parts, body))
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod mirror;
 pub(crate) mod redirect;
 pub(crate) mod reply;
 pub(crate) mod server;
+mod session;
 #[cfg(test)]
 mod sizes;
 pub(crate) mod spans;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -180,6 +181,13 @@ impl ClusterState {
     /// What the snapshot says of it.
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
         Arc::clone(&self.cluster.borrow())
+    }
+
+    /// The endpoint whose address fits.
+    pub(crate) fn find(&self, fits: impl Fn(SocketAddr) -> bool) -> Option<Rc<EndpointState>> {
+        let endpoints = self.endpoints.borrow();
+        let mut all = endpoints.iter();
+        all.find(|it| fits(it.endpoint.address)).map(Rc::clone)
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Attempts {
     pub(crate) endpoint: Option<Rc<EndpointState>>,
     /// Why the last connection attempt failed.
     pub(crate) transport_failure: Option<Arc<str>>,
+    /// The endpoint to try first.
+    pub(crate) wished: Option<Rc<EndpointState>>,
     /// How many there were.
     pub(crate) count: u32,
     /// The response is one that would be retried, had there not been enough attempts.
@@ -101,9 +103,9 @@ pub(crate) async fn send(
     let mut left = retry.attempts.min(RetryPolicy::MAX_ATTEMPTS);
     let mut fresh = false;
     loop {
-        let endpoint = worker
-            .upstreams
-            .pick(cluster, &tried)
+        let wished = attempts.wished.take();
+        let endpoint = wished
+            .or_else(|| worker.upstreams.pick(cluster, &tried))
             .ok_or(UpstreamError::NoEndpoint)?;
         attempts.count += 1;
         attempts.endpoint = Some(Rc::clone(&endpoint));

@@ -424,6 +424,7 @@ fn split() -> Routes {
                     request: Some(Duration::from_millis(1_500)),
                     backend_request: None,
                 },
+                session: None,
             }),
             request_headers: HeaderEdits {
                 set: vec![
