@@ -447,3 +447,28 @@ fn a_path_that_never_was_there_is_refused() {
     assert!(error.to_string().contains("missing"), "{error}");
     assert!(FolderSource::start(&[], Options::default()).is_err());
 }
+
+#[test]
+fn what_is_named_like_a_manifest_and_is_none_is_a_finding() {
+    let folder = Folder::new();
+    symlink("nowhere", folder.path("lost.yaml")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path("socket.yaml")).unwrap();
+    // What is not named like a manifest is nobody's business.
+    symlink("nowhere", folder.path("lost.txt")).unwrap();
+    folder.write("two.json", "{\"a\": 1}\n{\"b\": 2}\n");
+    let checked = check(&[folder.dir.path().to_owned()], Options::default()).unwrap();
+    let about = |file: &str| -> Vec<&Finding> {
+        let named =
+            |finding: &&Finding| finding.file.as_deref().is_some_and(|it| it.ends_with(file));
+        checked.findings.iter().filter(named).collect()
+    };
+    assert!(about("lost.yaml")[0].reason.contains("cannot be read"));
+    assert!(
+        about("socket.yaml")[0]
+            .reason
+            .contains("neither a file nor a folder")
+    );
+    assert!(about("lost.txt").is_empty());
+    let remedy = about("two.json").iter().find_map(|it| it.remedy.clone());
+    assert!(remedy.unwrap().contains("List"));
+}

@@ -89,6 +89,44 @@ pub struct Cluster {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Time for TCP, TLS and HTTP/2 handshakes together, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// Which endpoints are preferred while they can be reached.
+    pub prefers: Preference,
+}
+
+/// Which endpoints of a cluster are preferred (Kubernetes: `spec.trafficDistribution`; Istio:
+/// `networking.istio.io/traffic-distribution`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Preference {
+    /// None.
+    #[default]
+    Any,
+    /// Those of our own zone.
+    SameZone,
+    /// Those of our own node, then those of our own zone.
+    SameNode,
+}
+
+impl Preference {
+    /// Reads a value; `None` for one that is not known.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "PreferClose" | "PreferSameZone" => Self::SameZone,
+            "PreferSameNode" => Self::SameNode,
+            // Istio's way to take a namespace's preference back.
+            "Any" | "" => Self::Any,
+            _ => return None,
+        })
+    }
+}
+
+/// Where something runs. What is not known is empty and like nothing else.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Locality {
+    /// Zone.
+    pub zone: Arc<str>,
+    /// Node.
+    pub node: Arc<str>,
 }
 
 /// One address that serves a cluster.
@@ -102,6 +140,21 @@ pub struct Endpoint {
     pub workload: Option<Arc<Workload>>,
     /// Zone; empty when unknown.
     pub zone: Arc<str>,
+}
+
+impl Endpoint {
+    /// Whether it runs in our own zone.
+    #[must_use]
+    pub fn is_in_zone_of(&self, ours: &Locality) -> bool {
+        !ours.zone.is_empty() && self.zone == ours.zone
+    }
+
+    /// Whether it runs on our own node.
+    #[must_use]
+    pub fn is_on_node_of(&self, ours: &Locality) -> bool {
+        let workload = self.workload.as_ref();
+        !ours.node.is_empty() && workload.is_some_and(|workload| workload.node == ours.node)
+    }
 }
 
 /// How an endpoint is reached.

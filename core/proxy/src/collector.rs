@@ -130,6 +130,7 @@ mod tests {
                 protocol: AppProtocol::Http,
                 endpoints: Vec::new(),
                 connect_timeout_ms: 1,
+                prefers: wayline_model::service::Preference::Any,
             };
             snapshot.clusters.insert(ClusterId(id), Arc::new(cluster));
         }

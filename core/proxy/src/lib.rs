@@ -41,6 +41,7 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use wayline_chain::FilterSource;
 use wayline_hbone::TunnelPool;
+use wayline_model::service::Locality;
 use wayline_model::{Finding, Snapshot};
 use wayline_telemetry::trace::{Dialer, QueueSettings, TraceExports};
 use wayline_telemetry::{AccessLogFiles, MetricsHub, WriterSettings};
@@ -82,6 +83,9 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// How long peers may keep us waiting.
     pub timeouts: Timeouts,
+    /// Where this process runs, for services that prefer endpoints close by; unknown by default, and
+    /// then none is preferred.
+    pub locality: Locality,
 }
 
 /// How long peers may keep us waiting, to the second; zero means for ever.
@@ -121,6 +125,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(28),
             drain_delay: Duration::from_secs(5),
             timeouts: Timeouts::default(),
+            locality: Locality::default(),
         }
     }
 }
@@ -336,6 +341,7 @@ fn share(settings: &Settings, inputs: Inputs) -> Shared {
         hub: inputs.hub,
         hbone: wayline_hbone::Settings::default(),
         timeouts: settings.timeouts,
+        locality: settings.locality.clone(),
     }
 }
 

@@ -17,6 +17,7 @@ use wayline_chain::{Callout, FilterSource};
 use wayline_hbone::{Settings as HboneSettings, TunnelPool};
 use wayline_model::Snapshot;
 use wayline_model::route::RouteRule;
+use wayline_model::service::Locality;
 use wayline_telemetry::trace::TraceExports;
 use wayline_telemetry::{AccessLogFiles, CoreMetrics, MetricsHub, ProcessMetrics};
 use wayline_tls::CertificateStore;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) hbone: HboneSettings,
     /// How long peers may keep us waiting.
     pub(crate) timeouts: Timeouts,
+    /// Where this process runs.
+    pub(crate) locality: Locality,
 }
 
 /// A connection for a worker.
@@ -277,7 +280,7 @@ async fn serve(shared: Shared, load: Arc<Load>, mut inbox: Inbox) {
         None,
     );
     let worker = Rc::new_cyclic(|itself| Worker {
-        upstreams: Upstreams::new(Rc::clone(&metrics)),
+        upstreams: Upstreams::new(Rc::clone(&metrics), shared.locality),
         mirrors: Running::default(),
         tunnels: TunnelPool::new(shared.certificates.clone(), shared.hbone.clone()),
         certificates: shared.certificates,

@@ -138,6 +138,24 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_STREAM_IDLE_TIMEOUT"
     )]
     pub(crate) stream_idle_timeout: Span,
+    /// The zone this process runs in, for Services whose trafficDistribution prefers what is close.
+    #[arg(
+        long,
+        value_name = "ZONE",
+        default_value = "",
+        hide_default_value = true,
+        env = "WAYLINE_ZONE"
+    )]
+    pub(crate) zone: String,
+    /// The node this process runs on, for the same.
+    #[arg(
+        long,
+        value_name = "NODE",
+        default_value = "",
+        hide_default_value = true,
+        env = "WAYLINE_NODE"
+    )]
+    pub(crate) node: String,
     #[command(flatten)]
     pub(crate) modules: ModuleArgs,
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].

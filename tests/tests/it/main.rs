@@ -32,3 +32,4 @@ mod traces;
 mod unruly;
 mod upgrades;
 mod upstream;
+mod zones;

@@ -8,8 +8,11 @@ use wayline_tests::{Backend, Mesh, Request, Response, eventually};
 
 use crate::scene::{self, PORT};
 
-/// A service of some pods each, at both entrances.
-fn documents(mesh: &Mesh, rules: &str, services: &[(&str, u8, &[(IpAddr, &str)])]) -> String {
+/// A service: its name, the end of its address, and its pods.
+type Served<'a> = (&'a str, u8, &'a [(IpAddr, &'a str)]);
+
+/// Services behind the gateway.
+fn documents(mesh: &Mesh, rules: &str, services: &[Served<'_>]) -> String {
     let mut documents = scene::waypoint();
     let ports = [("http", 80, PORT)];
     for (name, host, pods) in services {

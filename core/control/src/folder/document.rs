@@ -72,8 +72,12 @@ impl Document {
 /// leave the others alone.
 pub(crate) fn parse(text: &str) -> Parsed {
     let yaml::Stream { nodes, mut faults } = yaml::read(text);
+    let is_json = text.trim_start().starts_with('{');
     for fault in &mut faults {
         fault.object = guess_object(text, fault.line);
+        if is_json && fault.reason.contains("<document start>") {
+            fault.remedy = Some("put `---` between JSON objects, or all of them into one List");
+        }
     }
     let mut parsed = Parsed {
         documents: Vec::with_capacity(nodes.len()),

@@ -440,8 +440,14 @@ impl Walk {
     fn entry(&mut self, path: PathBuf) {
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            // Gone between listing and looking, or a symlink to nothing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A symlink to nothing; what is no symlink went between listing and looking.
+                if is_manifest(&path) && path.is_symlink() {
+                    self.has_links = true;
+                    self.fail(&path, &error);
+                }
+                return;
+            }
             Err(error) => {
                 if is_manifest(&path) || error.kind() == io::ErrorKind::PermissionDenied {
                     self.fail(&path, &error);
@@ -457,6 +463,12 @@ impl Walk {
                 self.watch_target(&path);
             }
             self.file(path, metadata);
+        } else if is_manifest(&path) {
+            let reason = "this is neither a file nor a folder and is not read";
+            let finding = Finding::error(reason)
+                .at(shown(&path), None)
+                .remedy("put a file in its place, or give it another name");
+            self.findings.push(finding);
         }
     }
 

@@ -64,6 +64,8 @@ pub struct ServiceSpec {
     pub kind: ServiceType,
     /// Whether Pods that are not ready are endpoints too.
     pub publish_not_ready_addresses: bool,
+    /// Which endpoints are preferred: `PreferClose`, `PreferSameZone` or `PreferSameNode`.
+    pub traffic_distribution: Option<String>,
     /// The name that an ExternalName service stands for.
     pub external_name: Option<String>,
     #[serde(rename = "sessionAffinity")]
@@ -78,8 +80,6 @@ pub struct ServiceSpec {
     _internal_traffic_policy: Unread,
     #[serde(rename = "externalTrafficPolicy")]
     _external_traffic_policy: Unread,
-    #[serde(rename = "trafficDistribution")]
-    _traffic_distribution: Unread,
     #[serde(rename = "externalIPs")]
     _external_ips: Unread,
     #[serde(rename = "loadBalancerIP")]

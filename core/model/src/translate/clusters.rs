@@ -16,7 +16,7 @@ use crate::resource::core::{
     AddressType, IntOrString, ServicePort as WrittenPort, SliceEndpoint, TransportProtocol,
 };
 use crate::resource::meta::is_subset;
-use crate::service::{Cluster, ClusterId, Endpoint, Transport};
+use crate::service::{Cluster, ClusterId, Endpoint, Preference, Transport};
 use crate::store::{Entry, Resources};
 use crate::workload::{TunnelProtocol, Workload};
 
@@ -193,6 +193,7 @@ impl Builder<'_> {
     fn build(&self, sources: &Sources<'_>) -> ServiceClusters {
         let mut made = ServiceClusters::default();
         let service = &self.entry.service;
+        let prefers = self.preference(&mut made.findings);
         for (port, id) in service.ports.iter().zip(&self.entry.clusters) {
             let written = self
                 .entry
@@ -217,12 +218,36 @@ impl Builder<'_> {
                 protocol: port.protocol,
                 endpoints: same_endpoints(endpoints, before),
                 connect_timeout_ms: self.mesh.connect_timeout_ms,
+                prefers,
             };
             made.clusters.push(reuse(before, cluster));
         }
         made.findings.sort();
         made.findings.dedup();
         made
+    }
+
+    /// Istio's annotation counts for more than the field.
+    fn preference(&self, findings: &mut Vec<Finding>) -> Preference {
+        const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+        let written = &self.entry.written;
+        let annotation = written.metadata.annotations.get(ANNOTATION);
+        let (text, field) = match (annotation, &written.spec.traffic_distribution) {
+            (Some(text), _) => (text, format!("metadata.annotations.{ANNOTATION}")),
+            (None, Some(text)) => (text, "spec.trafficDistribution".to_owned()),
+            (None, None) => return Preference::Any,
+        };
+        Preference::parse(text).unwrap_or_else(|| {
+            let service = &self.entry.service;
+            findings.push(
+                Finding::error(format!(
+                    "`{text}` is not PreferClose, PreferSameZone or PreferSameNode; no endpoint is preferred"
+                ))
+                .on(ObjectRef::new("Service", &service.namespace, &service.name))
+                .field(field),
+            );
+            Preference::Any
+        })
     }
 
     fn behind_slices(

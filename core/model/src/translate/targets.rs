@@ -20,7 +20,7 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::plugin::AttachedPlugin;
 use crate::resource::core::TransportProtocol;
-use crate::service::{AppProtocol, Cluster, ClusterId};
+use crate::service::{AppProtocol, Cluster, ClusterId, Preference};
 use crate::snapshot::{Snapshot, Target, Tunnels};
 use crate::store::Resources;
 
@@ -242,6 +242,7 @@ impl Targets<'_> {
             protocol: AppProtocol::Undeclared,
             endpoints: vec![reuse(known, endpoint)],
             connect_timeout_ms: self.mesh.connect_timeout_ms,
+            prefers: Preference::Any,
         };
         self.clusters.insert(id, reuse(before, cluster));
         let attached = self.policies.at_waypoint(proxy, None);

@@ -366,7 +366,7 @@ struct Forwarding {
     /// The page that asks, where the rule grants pages of other origins something.
     origin: Option<Box<HeaderValue>>,
     /// The session it belongs to, where the rule keeps any.
-    session: Option<SessionToken>,
+    session: Option<Box<SessionToken>>,
 }
 
 impl Forwarding {
@@ -463,11 +463,11 @@ fn decide(
         page.cluster = Some(Arc::clone(&cluster.cluster().name));
     }
     if let Some(span) = &mut book.span {
-        span.routed(cluster.cluster());
+        span.routed(Arc::clone(&cluster.cluster()));
     }
     let session = resumed.map(|resumed| {
         book.attempts.wished = Some(resumed.endpoint);
-        resumed.token
+        Box::new(resumed.token)
     });
     Decision::Forward(Forwarding {
         request: UpstreamRequest {
@@ -634,7 +634,13 @@ async fn send(
     share(&rule, origin.as_deref(), &mut parts.headers);
     if let (Some(sessions), Some(endpoint)) = (&forward.session, &book.attempts.endpoint) {
         let name = &cluster.cluster().name;
-        session::tell(sessions, session, name, endpoint, &mut parts.headers);
+        session::tell(
+            sessions,
+            session.as_deref().copied(),
+            name,
+            endpoint,
+            &mut parts.headers,
+        );
     }
     Ok(Response::from_parts(parts, body))
 }

@@ -1,6 +1,6 @@
 //! Clusters as one core sees them, and the choice among their endpoints.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use wayline_model::Snapshot;
-use wayline_model::service::{Cluster, ClusterId, Endpoint};
+use wayline_model::service::{Cluster, ClusterId, Endpoint, Locality, Preference};
 use wayline_telemetry::{CoreMetrics, DestinationId};
 
 use super::endpoint::EndpointState;
@@ -20,6 +20,7 @@ pub(crate) struct Upstreams {
     clusters: RefCell<FxHashMap<ClusterId, Rc<ClusterState>>>,
     metrics: Rc<CoreMetrics>,
     random: Random,
+    locality: Locality,
 }
 
 /// One cluster and its endpoints on this core.
@@ -28,15 +29,21 @@ pub(crate) struct ClusterState {
     pub(crate) destination: DestinationId,
     cluster: RefCell<Arc<Cluster>>,
     endpoints: RefCell<Rc<[Rc<EndpointState>]>>,
+    /// Those that are preferred, the closest first, where some are and others are not.
+    close: RefCell<Close>,
 }
+
+/// Groups of endpoints, each to be asked before all that follow.
+type Close = Rc<[Rc<[Rc<EndpointState>]>]>;
 
 impl Upstreams {
     /// Nothing used yet.
-    pub(crate) fn new(metrics: Rc<CoreMetrics>) -> Self {
+    pub(crate) fn new(metrics: Rc<CoreMetrics>, locality: Locality) -> Self {
         Self {
             clusters: RefCell::default(),
             metrics,
             random: Random::new(),
+            locality,
         }
     }
 
@@ -46,11 +53,13 @@ impl Upstreams {
             return Some(Rc::clone(known));
         }
         let cluster = snapshot.clusters.get(&id)?;
+        let endpoints = self.bind(cluster, &[], snapshot);
         let state = Rc::new(ClusterState {
             destination: self
                 .metrics
                 .intern_destination(labels::destination(cluster.service.as_deref())),
-            endpoints: RefCell::new(self.bind(cluster, &[], snapshot)),
+            close: RefCell::new(self.close(cluster.prefers, &endpoints)),
+            endpoints: RefCell::new(endpoints),
             cluster: RefCell::new(Arc::clone(cluster)),
         });
         self.clusters.borrow_mut().insert(id, Rc::clone(&state));
@@ -77,6 +86,7 @@ impl Upstreams {
             {
                 gone.remove();
             }
+            *state.close.borrow_mut() = self.close(cluster.prefers, &after);
             *state.endpoints.borrow_mut() = after;
             *state.cluster.borrow_mut() = Arc::clone(cluster);
             true
@@ -93,13 +103,22 @@ impl Upstreams {
     }
 
     /// The endpoint for the next attempt: the less loaded of two drawn at random, leaving out those
-    /// tried already and those that just failed as long as there are others.
+    /// tried already and those that just failed as long as there are others, and those farther away as
+    /// long as there are closer ones that did neither.
     pub(crate) fn pick(
         &self,
         cluster: &ClusterState,
         tried: &[Rc<EndpointState>],
     ) -> Option<Rc<EndpointState>> {
-        let endpoints = Rc::clone(&cluster.endpoints.borrow());
+        let untried =
+            |endpoint: &Rc<EndpointState>| !tried.iter().any(|other| Rc::ptr_eq(endpoint, other));
+        let sound = |endpoint: &Rc<EndpointState>| untried(endpoint) && !endpoint.recently_failed();
+        let close = Rc::clone(&cluster.close.borrow());
+        let closest = close.iter().find(|group| group.iter().any(sound));
+        let endpoints = match closest {
+            Some(group) => Rc::clone(group),
+            None => Rc::clone(&cluster.endpoints.borrow()),
+        };
         match &*endpoints {
             [] => return None,
             [only] => return Some(Rc::clone(only)),
@@ -108,8 +127,6 @@ impl Upstreams {
             }
             _ => {}
         }
-        let untried =
-            |endpoint: &Rc<EndpointState>| !tried.iter().any(|other| Rc::ptr_eq(endpoint, other));
         let first = self.draw(&endpoints, untried)?;
         let second = self
             .draw(&endpoints, |endpoint| {
@@ -148,6 +165,28 @@ impl Upstreams {
         }
     }
 
+    /// The groups that a preference makes of endpoints: empty ones and those of all are none.
+    fn close(&self, prefers: Preference, endpoints: &Rc<[Rc<EndpointState>]>) -> Close {
+        let group = |fits: fn(&Endpoint, &Locality) -> bool| -> Rc<[Rc<EndpointState>]> {
+            let fitting = endpoints
+                .iter()
+                .filter(|it| fits(&it.endpoint, &self.locality));
+            fitting.map(Rc::clone).collect()
+        };
+        let groups = match prefers {
+            Preference::Any => Vec::new(),
+            Preference::SameZone => vec![group(Endpoint::is_in_zone_of)],
+            Preference::SameNode => {
+                vec![
+                    group(Endpoint::is_on_node_of),
+                    group(Endpoint::is_in_zone_of),
+                ]
+            }
+        };
+        let counts = |group: &Rc<[_]>| !group.is_empty() && group.len() < endpoints.len();
+        groups.into_iter().filter(counts).collect()
+    }
+
     fn bind(
         &self,
         cluster: &Cluster,
@@ -179,8 +218,8 @@ impl Upstreams {
 
 impl ClusterState {
     /// What the snapshot says of it.
-    pub(crate) fn cluster(&self) -> Arc<Cluster> {
-        Arc::clone(&self.cluster.borrow())
+    pub(crate) fn cluster(&self) -> Ref<'_, Arc<Cluster>> {
+        self.cluster.borrow()
     }
 
     /// The endpoint whose address fits.

@@ -92,6 +92,7 @@ impl Bench {
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             timeouts: wayline_proxy::Timeouts::default(),
+            locality: wayline_model::service::Locality::default(),
         };
         let running = wayline_proxy::start(&settings, inputs)?;
         Ok(Self {
@@ -392,6 +393,7 @@ fn clusters() -> HashMap<ClusterId, Arc<Cluster>> {
             protocol,
             endpoints: vec![endpoint(1, Transport::Plain), endpoint(2, tunnel)],
             connect_timeout_ms: 10_000,
+            prefers: wayline_model::service::Preference::Any,
         };
         (ClusterId(id), Arc::new(cluster))
     };

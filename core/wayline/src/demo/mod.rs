@@ -172,6 +172,8 @@ fn run_args(stage: &Stage) -> RunArgs {
         idle_timeout: Span::from(Duration::ZERO),
         stream_idle_timeout: Span::from(Duration::ZERO),
         modules: ModuleArgs::default(),
+        zone: String::new(),
+        node: String::new(),
         log: None,
         log_format: None,
     }

@@ -17,6 +17,7 @@ use wayline_control::{
 };
 use wayline_filters::RemoteKeys;
 use wayline_model::Snapshot;
+use wayline_model::service::Locality;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
 use wayline_proxy::{Inputs, Listeners, Running, Settings, Timeouts};
@@ -200,6 +201,10 @@ fn start(
             head: args.head_timeout.into(),
             idle: args.idle_timeout.into(),
             stream_idle: args.stream_idle_timeout.into(),
+        },
+        locality: Locality {
+            zone: args.zone.as_str().into(),
+            node: args.node.as_str().into(),
         },
     };
     let inputs = Inputs {
