@@ -24,6 +24,9 @@ const UNAVAILABLE: u32 = 14;
 /// Messages that may wait to be sent, in bytes.
 const OUTBOX_LIMIT: usize = 1 << 20;
 
+/// Bytes before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+
 /// What a call does.
 pub(crate) enum GrpcEvent {
     InitialMetadata(HeaderMap),
@@ -47,14 +50,14 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Sends a message. Says whether there was room.
     pub(crate) fn send(&self, message: &[u8]) -> bool {
-        if self.bytes.get() + message.len() > OUTBOX_LIMIT {
+        if self.bytes.get() + HEAD + message.len() > OUTBOX_LIMIT {
             return false;
         }
-        let mut frame = BytesMut::with_capacity(5 + message.len());
+        let mut frame = BytesMut::with_capacity(HEAD + message.len());
         frame.put_u8(0);
         frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
         frame.put_slice(message);
-        self.bytes.set(self.bytes.get() + message.len());
+        self.bytes.set(self.bytes.get() + frame.len());
         self.frames.borrow_mut().push_back(frame.freeze());
         wake(&self.body_waits);
         true
@@ -92,7 +95,7 @@ impl Body for OutboxBody {
         if let Some(frame) = outbox.frames.borrow_mut().pop_front() {
             outbox
                 .bytes
-                .set(outbox.bytes.get().saturating_sub(frame.len() - 5));
+                .set(outbox.bytes.get().saturating_sub(frame.len()));
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if outbox.ended.get() {
@@ -198,10 +201,10 @@ fn message(received: &mut BytesMut) -> Result<Option<Bytes>, u32> {
     if length > RESPONSE_LIMIT {
         return Err(RESOURCE_EXHAUSTED);
     }
-    if received.len() < 5 + length {
+    if received.len() < HEAD + length {
         return Ok(None);
     }
-    received.advance(5);
+    received.advance(HEAD);
     Ok(Some(received.split_to(length).freeze()))
 }
 

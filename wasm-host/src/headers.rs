@@ -2,7 +2,7 @@
 //! without any say in how messages are framed.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
 };
 use http::uri::PathAndQuery;
@@ -194,7 +194,7 @@ pub(crate) fn replace_all(state: &mut State, map: Map, entries: &[Pair<'_>]) -> 
         }
     }
     let headers = editable(state, map)?;
-    for kept in [CONTENT_LENGTH, UPGRADE] {
+    for kept in [CONTENT_LENGTH, TE, UPGRADE] {
         if let Some(value) = headers.remove(&kept) {
             edited.insert(kept, value);
         }
@@ -301,6 +301,7 @@ fn is_too_much(headers: &HeaderMap, value: &HeaderValue) -> bool {
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
     *name == TRANSFER_ENCODING
         || *name == CONNECTION
+        || *name == TE
         || *name == UPGRADE
         || matches!(
             name.as_str(),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::task;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -74,6 +75,7 @@ impl WasmStream {
             return self.fail();
         };
         if let Some(step) = self.verdict() {
+            self.control.go_on(direction);
             return step;
         }
         let step = self.step(stage, action);
@@ -94,9 +96,24 @@ impl WasmStream {
             (Stage::Headers, 1) if self.seat.recipe.plugin.allow_on_headers_stop_iteration => {
                 Step::Pause
             }
-            (Stage::Headers, 2) => Step::Continue,
+            (Stage::Headers, 2) => {
+                self.warn_of_ending();
+                Step::Continue
+            }
             (Stage::Body, _) => Step::Pause,
             (Stage::Headers | Stage::Trailers, _) => Step::Hold,
+        }
+    }
+
+    /// Envoy's ContinueAndEndStream cuts the body off. We let it pass, and say so.
+    fn warn_of_ending(&self) {
+        let book = &self.seat.recipe.book;
+        if let Some(suppressed) = book.throttle.admit("end_stream", Instant::now()) {
+            tracing::warn!(
+                plugin = &*book.name,
+                suppressed,
+                "a Wasm plugin ends a stream with its headers, which is not offered: its body passes"
+            );
         }
     }
 

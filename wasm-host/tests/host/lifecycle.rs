@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use wayline_chain::bench::{Bench, Head, Request};
+use wayline_model::plugin::Isolation;
 use wayline_wasm_host::{Artifact, Engine, LoadError, Prepared, StartError, canary};
 
 use crate::support::{Stage, guest, host, plugin, prepared};
@@ -52,6 +53,21 @@ fn chains_of_one_plugin_share_its_instance() {
         ));
     }
     assert_eq!(stage.world.bodies()[1].matches('I').count(), 1);
+}
+
+#[test]
+fn a_plugin_may_have_an_instance_for_each_stream() {
+    let stage = Stage::with(&guest(REMEMBERS), |plugin| {
+        plugin.isolation = Isolation::Stream
+    });
+    for _ in 0..2 {
+        let mut bench = Bench::start(&stage.chain, Request::get("/"));
+        assert!(matches!(bench.head(), Head::Passed { .. }));
+    }
+    let seen = stage.world.bodies();
+    let streams: Vec<_> = seen.iter().filter(|seen| seen.contains('h')).collect();
+    assert_eq!(streams[0], "ICV0chldx");
+    assert_eq!(streams.last().unwrap()[..9], *"ICV0chldx", "{seen:?}");
 }
 
 #[test]
