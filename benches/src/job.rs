@@ -9,7 +9,7 @@ use crate::accounting::AccountingError;
 use crate::exchange::ExchangeError;
 
 /// How long all connections together may take to be made.
-pub(crate) const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const SETUP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What to do to which process.
 #[derive(Clone, Debug, Deserialize, Serialize)]
