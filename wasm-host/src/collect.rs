@@ -56,8 +56,12 @@ const DROPPED_LOG: About = (
     "wayline_wasm_dropped_log_bytes_total",
     "Log bytes of Wasm plugins beyond their limit.",
 );
+const QUARANTINE: About = (
+    "wayline_wasm_quarantined",
+    "1 while new streams of a Wasm plugin run on a thread of its own, because it overran its budget.",
+);
 
-const ALL: [About; 9] = [
+const ALL: [About; 10] = [
     CALLS,
     SECONDS,
     TRAPS,
@@ -67,6 +71,7 @@ const ALL: [About; 9] = [
     INSTANCES,
     MEMORY,
     DROPPED_LOG,
+    QUARANTINE,
 ];
 
 impl Collector {
@@ -99,6 +104,9 @@ impl prometheus::core::Collector for Collector {
         let mut families = Families::default();
         for book in &books {
             own(book, &mut families);
+            let quarantined = book.quarantine.holds(host.quarantine());
+            let labels = vec![label("plugin", &book.name)];
+            families.gauge(QUARANTINE, labels, f64::from(u8::from(quarantined)));
         }
         for book in &books {
             defined(book, &mut families);

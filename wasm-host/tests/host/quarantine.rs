@@ -1,12 +1,13 @@
 //! Plugins that have overrun their budget, and who goes on being served.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use wayline_chain::bench::{Bench, Head, Request};
 use wayline_model::plugin::Plugin;
+use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_wasm_host::Host;
 
 use crate::containment::{at_x, outcome};
@@ -36,6 +37,11 @@ fn a_core_serves_others_while_a_plugin_in_quarantine_computes() {
     let innocent = Stage::with(&at_x("unreachable"), |plugin| {
         plugin.name = "default.innocent".into();
     });
+    let hub = MetricsHub::new("test", MetricsSettings::default()).unwrap();
+    poisoned.host.register(&hub).unwrap();
+    let text = hub.gather_text(Instant::now()).unwrap();
+    let line = "wayline_wasm_quarantined{plugin=\"default.guest\"} 1";
+    assert!(text.contains(line), "{text}");
     let mut poison = Bench::start(&poisoned.chain, Request::get("/x"));
     assert!(matches!(poison.head(), Head::Paused));
     for _ in 0..100 {
