@@ -32,6 +32,7 @@ mod host;
 mod hostcalls;
 mod inspect;
 mod instance;
+mod manager;
 mod memory;
 mod metrics;
 mod module;
@@ -63,6 +64,7 @@ pub use module::{
     COMPILER_ARGS, CacheError, CompileLimits, Compiled, Compiler, Digest, ModuleError,
     ModuleSettings, Modules, Origin, run_child,
 };
+pub use manager::{Load, LoadFailure, ManagerMetrics, ManagerSettings, Obtained, Shelf, manage};
 pub use prepared::Prepared;
 pub use source::{PluginSource, phase};
 pub use trusted::Artifact;

@@ -320,6 +320,8 @@ pub enum Verdict {
         /// SHA-256 of the module's bytes, 64 hex digits. A module that was pulled anew under the same
         /// key has another one.
         digest: Arc<str>,
+        /// Why a newer module of the same source is not in its place, where there is one.
+        trouble: Option<Arc<str>>,
     },
     /// It can not run; one sentence saying why.
     Failed(Arc<str>),

@@ -313,8 +313,17 @@ impl<'v> Gathering<'v> {
     pub(super) fn finish(self) -> Gathered {
         let mut findings = Vec::new();
         for plugin in self.wanted.values() {
-            let Verdict::Failed(reason) = self.verdict(plugin) else {
-                continue;
+            let reason = match self.verdict(plugin) {
+                Verdict::Failed(reason) => reason,
+                Verdict::Ready {
+                    trouble: Some(trouble),
+                    ..
+                } => {
+                    let reason = format!("{trouble}; the last good module stays in force");
+                    findings.push(Finding::error(reason).on(&plugin.object));
+                    continue;
+                }
+                Verdict::Ready { .. } | Verdict::Pending => continue,
             };
             let consequence = if self.outlived.contains(&plugin.key) {
                 "its last good version stays in force"

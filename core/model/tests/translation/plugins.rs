@@ -41,6 +41,7 @@ fn read_one(document: &Value) -> Plugin {
 fn ready() -> Verdict {
     Verdict::Ready {
         digest: "00".repeat(32).into(),
+        trouble: None,
     }
 }
 
@@ -642,10 +643,16 @@ fn a_verdict_reaches_the_targets_of_its_plugin_and_no_other() {
     assert!(Arc::ptr_eq(&after.plugins, &again.plugins));
     // Another module under the same key.
     let digest = "11".repeat(32).into();
-    world.judge("\"a\"", &Verdict::Ready { digest });
+    let trouble = Some("the file is no Wasm".into());
+    world.judge("\"a\"", &Verdict::Ready { digest, trouble });
     let next = world.translate().snapshot;
     assert!(!Arc::ptr_eq(
         target(&again, WEB, 80),
         target(&next, WEB, 80)
+    ));
+    assert!(has_error(
+        &world.translate(),
+        "WasmPlugin shop/a",
+        "the file is no Wasm; the last good module stays in force"
     ));
 }
