@@ -32,6 +32,7 @@ mod host;
 mod hostcalls;
 mod inspect;
 mod instance;
+mod loader;
 mod manager;
 mod memory;
 mod metrics;
@@ -60,11 +61,14 @@ pub use host::{Host, HostSettings};
 pub use inspect::{
     Import, Imports, InspectError, Inspection, MAX_MODULE_BYTES, Memory, Obstacle, inspect,
 };
+pub use loader::{LoadedPlugin, PluginLoader};
+pub use manager::{
+    Load, LoadFailure, ManagerMetrics, ManagerSettings, Obtained, Shelf, manage, start,
+};
 pub use module::{
     COMPILER_ARGS, CacheError, CompileLimits, Compiled, Compiler, Digest, ModuleError,
     ModuleSettings, Modules, Origin, run_child,
 };
-pub use manager::{Load, LoadFailure, ManagerMetrics, ManagerSettings, Obtained, Shelf, manage};
 pub use prepared::Prepared;
 pub use source::{PluginSource, phase};
 pub use trusted::Artifact;

@@ -14,13 +14,46 @@ use wayline_chain::{
 };
 use wayline_model::plugin::{AttachedPlugin, FailStrategy, PluginPhase, Verdict};
 
+use crate::filter::WasmFilter;
+use crate::loader::LoadedPlugin;
+use crate::manager::Shelf;
+
 /// Offers the plugins that are in force at a scope.
-#[derive(Clone, Debug, Default)]
-pub struct PluginSource {}
+#[derive(Clone, Debug)]
+pub struct PluginSource {
+    shelf: Arc<Shelf<LoadedPlugin>>,
+}
+
+impl PluginSource {
+    /// Takes modules from the shelf that a manager fills.
+    #[must_use]
+    pub fn new(shelf: Arc<Shelf<LoadedPlugin>>) -> Self {
+        Self { shelf }
+    }
+
+    fn filter(&self, attached: &AttachedPlugin, scope: &Scope<'_>) -> Option<Placed> {
+        let plugin = &attached.plugin;
+        let Verdict::Ready { digest, .. } = &attached.verdict else {
+            return unavailable(attached);
+        };
+        let Some(loaded) = self.shelf.get(plugin.key, digest) else {
+            tracing::error!(
+                plugin = &*plugin.name,
+                "a Wasm plugin is in force whose module was given up: its failStrategy decides"
+            );
+            return unavailable(attached);
+        };
+        let filter = WasmFilter::new(&loaded.host, &loaded.prepared, plugin, scope);
+        Some(placed(attached, Rc::new(filter)))
+    }
+}
 
 impl FilterSource for PluginSource {
     fn filters(&self, scope: &Scope<'_>) -> Vec<Placed> {
-        scope.plugins.iter().filter_map(unavailable).collect()
+        let plugins = scope.plugins.iter();
+        plugins
+            .filter_map(|attached| self.filter(attached, scope))
+            .collect()
     }
 }
 

@@ -356,16 +356,17 @@ impl Bench {
     }
 
     /// The upstream answers with this head and a body, sent with [`Bench::send_back`].
-    pub fn respond(&mut self, status: StatusCode, headers: &[(&'static str, &str)]) -> &mut Self {
+    pub fn respond(&mut self, status: StatusCode, headers: &[(&str, &str)]) -> &mut Self {
         let mut head = ResponseHead {
             status,
             headers: HeaderMap::new(),
         };
         for (name, value) in headers {
-            match HeaderValue::from_str(value) {
-                Ok(value) => head.headers.append(*name, value),
-                Err(_) => panic!("`{name}: {value}` is not a header"),
+            let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            else {
+                panic!("`{name}: {value}` is not a header");
             };
+            head.headers.append(name, value);
         }
         self.response_head = Some(head);
         self

@@ -294,6 +294,8 @@ pub(crate) struct WasmArgs {
 pub(crate) enum WasmVerb {
     /// Say what a module offers and wants, and how long it compiles; exit 3 if it could not be hosted.
     Inspect(Box<InspectArgs>),
+    /// Show what a filter does to one request and its response, without a proxy.
+    Run(Box<TrialArgs>),
     /// Be the compiler of another `wayline`: a module comes in on stdin, code goes out on stdout.
     #[command(hide = true)]
     CompileModule(CompileArgs),
@@ -308,6 +310,55 @@ pub(crate) struct CompileArgs {
     /// Bytes of address space that it may take.
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: u64,
+}
+
+/// Flags of `wayline wasm run`.
+#[derive(Debug, Args)]
+pub(crate) struct TrialArgs {
+    /// The module, as built for wasm32-wasip1.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// pluginConfig of the WasmPlugin, as JSON; `@FILE` reads a file.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) config: Option<String>,
+    /// pluginName of the WasmPlugin [default: the file's name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) plugin_name: Option<String>,
+    /// Method and path of the request.
+    #[arg(long, value_name = "METHOD PATH", default_value = "GET /")]
+    pub(crate) request: String,
+    /// Host and port that the client asks for.
+    #[arg(long, value_name = "HOST", default_value = "backend.test")]
+    pub(crate) host: String,
+    /// Header of the request, as `Name: value`.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Body of the request; `@FILE` reads a file.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) body: Option<String>,
+    /// Who calls, as spiffe://<trust domain>/ns/<namespace>/sa/<service account>.
+    #[arg(long, value_name = "SPIFFE")]
+    pub(crate) identity: Option<Identity>,
+    /// Status of the backend's response.
+    #[arg(long, value_name = "STATUS", default_value = "200")]
+    pub(crate) response_status: http::StatusCode,
+    /// Header of the backend's response, as `Name: value`.
+    #[arg(long = "response-header", value_name = "HEADER")]
+    pub(crate) response_headers: Vec<String>,
+    /// Body of the backend's response; `@FILE` reads a file.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) response_body: Option<String>,
+    #[command(flatten)]
+    pub(crate) modules: ModuleArgs,
+    /// How to print what happened.
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "human",
+        env = "WAYLINE_OUTPUT"
+    )]
+    pub(crate) output: Format,
 }
 
 /// Flags of `wayline wasm inspect`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use wayline_fetch::Client;
-use wayline_wasm_host::ModuleSettings;
+use wayline_wasm_host::{HostSettings, ModuleSettings};
 
 use crate::failure::Failure;
 use crate::fetching::FetchArgs;
@@ -24,6 +24,14 @@ pub(crate) struct ModuleArgs {
     /// XDG_CACHE_HOME, for root in /var/cache, else in ~/.cache; for others: none].
     #[arg(long = "wasm-cache-dir", value_name = "DIR", env = "WAYLINE_WASM_CACHE_DIR", value_hint = ValueHint::DirPath)]
     cache_dir: Option<PathBuf>,
+    /// Variables of this process's environment that plugins may read (vmConfig.env with valueFrom: HOST).
+    #[arg(
+        long = "wasm-host-env",
+        value_name = "NAME",
+        env = "WAYLINE_WASM_HOST_ENV",
+        value_delimiter = ','
+    )]
+    host_env: Vec<String>,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -32,6 +40,13 @@ impl ModuleArgs {
     /// The client that fetches, also what is no module.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         self.fetch.client()
+    }
+
+    /// How modules may run.
+    pub(crate) fn host_settings(&self) -> HostSettings {
+        HostSettings {
+            host_environment: self.host_env.clone(),
+        }
     }
 
     /// The settings they make. Without a folder named, modules are kept in `default` one.

@@ -1,5 +1,7 @@
 //! `wayline wasm`: filters as files.
 
+mod trial;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
@@ -20,6 +22,7 @@ use crate::{FINDINGS, OK, output};
 pub(crate) fn run(args: &WasmArgs) -> Result<u8, Failure> {
     match &args.verb {
         WasmVerb::Inspect(args) => inspected(args),
+        WasmVerb::Run(args) => trial::run(args),
         WasmVerb::CompileModule(args) => {
             Ok(wayline_wasm_host::run_child(args.cpu_seconds, args.memory))
         }

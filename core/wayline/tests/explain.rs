@@ -404,3 +404,27 @@ spec:
     assert_eq!(report["token"]["accepted"], false, "{report}");
     assert_eq!(report["outcome"]["status"], 401);
 }
+
+#[test]
+fn plugins_are_listed_in_their_order() {
+    let plugin = |name: &str, phase: &str| {
+        format!(
+            "---\napiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  targetRefs: [{{group: \"\", kind: Service, name: web}}]\n  url: file:///filters/{name}.wasm\n  phase: {phase}\n"
+        )
+    };
+    let manifests = format!(
+        "{SHOP}{}{}",
+        plugin("count", "STATS"),
+        plugin("login", "AUTHN")
+    );
+    let (code, report) = shop(&manifests, &["http://web/new"]);
+    assert_eq!(code, 0, "{report:#}");
+    let plugins = report["plugins"].as_array().unwrap();
+    assert_eq!(plugins[0]["name"], "shop.login");
+    assert_eq!(plugins[0]["beforeAuthorization"], true);
+    assert_eq!(plugins[0]["state"], "pending");
+    assert_eq!(plugins[1]["name"], "shop.count");
+    assert_eq!(plugins[1]["phase"], "STATS");
+    assert_eq!(plugins[1]["beforeAuthorization"], false);
+    assert_eq!(plugins[1]["failStrategy"], "FAIL_CLOSE");
+}

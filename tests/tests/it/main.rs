@@ -33,3 +33,4 @@ mod unruly;
 mod upgrades;
 mod upstream;
 mod zones;
+mod wasm;

@@ -18,9 +18,12 @@ mod tests;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -48,7 +51,7 @@ pub trait Load: Send + Sync + 'static {
     fn start(
         &self,
         plugin: &Arc<Plugin>,
-        compiled: &Self::Compiled,
+        compiled: &Arc<Self::Compiled>,
     ) -> Result<Self::Module, LoadFailure>;
 }
 
@@ -99,9 +102,32 @@ impl Default for ManagerSettings {
             refresh_file: Duration::from_secs(2),
             backoff: (Duration::from_secs(1), Duration::from_secs(60)),
             grace: Duration::from_secs(60),
-            parallel: std::thread::available_parallelism().map_or(1, usize::from),
+            parallel: thread::available_parallelism().map_or(1, usize::from),
         }
     }
+}
+
+/// [`manage`] on a thread of its own.
+///
+/// # Errors
+/// Where the system has no thread or no event loop for it.
+pub fn start<L: Load>(
+    loader: Arc<L>,
+    shelf: Arc<Shelf<L::Module>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    publish: impl Fn(Verdicts) + Send + 'static,
+    metrics: ManagerMetrics,
+    settings: ManagerSettings,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new()
+        .name("wayline-wasm".to_owned())
+        .spawn(move || {
+            let managing = manage(loader, shelf, snapshots, publish, metrics, settings);
+            runtime.block_on(managing);
+            // A compiler may still be at work.
+            runtime.shutdown_background();
+        })
 }
 
 /// Loads what snapshots want and tells `publish` what came of it, all that is known each time. Ends

@@ -67,8 +67,8 @@ impl Load for Script {
         })
     }
 
-    fn start(&self, _: &Arc<Plugin>, compiled: &Step) -> Result<&'static str, LoadFailure> {
-        match compiled {
+    fn start(&self, _: &Arc<Plugin>, compiled: &Arc<Step>) -> Result<&'static str, LoadFailure> {
+        match &**compiled {
             Step::Good(digest) => Ok(digest),
             Step::Wait => Ok("late"),
             Step::Unstartable(_) | Step::Missing { .. } => Err(LoadFailure {

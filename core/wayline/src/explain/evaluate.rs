@@ -14,6 +14,7 @@ use wayline_hbone::TunnelAuthority;
 use wayline_model::authentication::Authentication;
 use wayline_model::authorization::spec::Action;
 use wayline_model::authorization::{Authorization, PolicyInput, RuleRef, Trace, Verdict};
+use wayline_model::plugin::AttachedPlugin;
 use wayline_model::route::Routes;
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target};
@@ -22,8 +23,8 @@ use wayline_proxy::decisions;
 
 use super::question::{Caller, Entry, Question};
 use super::report::{
-    AuthorizationReport, DryRunReport, ExternalReport, Outcome, OutcomeKind, PolicyReport, Report,
-    RequestReport, RuleReport, TargetReport, TokenReport,
+    AuthorizationReport, DryRunReport, ExternalReport, Outcome, OutcomeKind, PluginReport,
+    PolicyReport, Report, RequestReport, RuleReport, TargetReport, TokenReport,
 };
 use super::routing;
 use crate::failure::Failure;
@@ -48,6 +49,13 @@ impl Place<'_> {
         match self {
             Self::Target(target) => &target.proxy,
             Self::Entrance(entrance) => &entrance.proxy,
+        }
+    }
+
+    fn plugins(&self) -> &[AttachedPlugin] {
+        match self {
+            Self::Target(target) => &target.plugins,
+            Self::Entrance(entrance) => &entrance.plugins,
         }
     }
 
@@ -94,6 +102,7 @@ pub(super) fn report(question: &Question, knowledge: &Checked) -> Result<Report,
         request: as_sent(question, &caller),
         target: None,
         token: None,
+        plugins: Vec::new(),
         authorization: None,
         route: None,
         outcome: outcome(OutcomeKind::NotServed, None, ""),
@@ -146,6 +155,8 @@ fn serve(
         serve_opaque(report, snapshot, target, &connection, objects);
         return Ok(());
     }
+    report.plugins = place.plugins().iter().map(plugin_report).collect();
+    objects.extend(place.plugins().iter().map(|it| it.plugin.object.clone()));
     let role = place.proxy().role;
     let canonical = decisions::canonical_request(question.head(), snapshot, role, caller.source_ip);
     let request = match canonical {
@@ -270,6 +281,21 @@ fn external(
         Some((report, rule))
     });
     asked.collect()
+}
+
+fn plugin_report(it: &AttachedPlugin) -> PluginReport {
+    let plugin = &it.plugin;
+    PluginReport {
+        name: Arc::clone(&plugin.name),
+        object: plugin.object.to_string(),
+        phase: plugin.phase.as_str(),
+        priority: plugin.priority,
+        state: it.verdict.word(),
+        fail_strategy: plugin.fail_strategy.as_str(),
+        url: Arc::clone(&plugin.module.url),
+        before_authorization: wayline_wasm_host::phase(plugin.phase)
+            < wayline_chain::Phase::Authorization,
+    }
 }
 
 /// Bytes that are not read: policy for connections, then the target's own endpoints.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use wayline_model::Severity;
 
 use super::report::{
-    AuthorizationReport, BackendReport, EditsReport, Report, RequestReport, RouteReport,
-    TargetReport, TokenReport,
+    AuthorizationReport, BackendReport, EditsReport, PluginReport, Report, RequestReport,
+    RouteReport, TargetReport, TokenReport,
 };
 
 /// Where the text of a block begins.
@@ -19,11 +19,21 @@ pub(super) fn text(report: &Report) -> String {
     if let Some(it) = &report.target {
         target(&mut text, it);
     }
+    let at = |phases: &[&str]| -> Vec<&PluginReport> {
+        let all = report.plugins.iter();
+        all.filter(|it| phases.contains(&it.phase)).collect()
+    };
+    plugins(&mut text, &at(&["AUTHN"]));
     if let Some(it) = &report.token {
         token(&mut text, it);
     }
+    plugins(&mut text, &at(&["AUTHZ"]));
     if let Some(it) = &report.authorization {
         authorization(&mut text, it);
+        // Whoever is refused gets no further.
+        if it.allowed {
+            plugins(&mut text, &at(&["STATS", ""]));
+        }
     }
     if let Some(it) = &report.route {
         route(&mut text, it);
@@ -89,6 +99,20 @@ fn target(text: &mut String, target: &TargetReport) {
 fn token(text: &mut String, it: &TokenReport) {
     let verdict = if it.accepted { "accepted" } else { "refused" };
     let _ = writeln!(text, "token     {verdict}: {}", it.reason);
+}
+
+fn plugins(text: &mut String, plugins: &[&PluginReport]) {
+    for plugin in plugins {
+        let phase = match plugin.phase {
+            "" => "without a phase".to_owned(),
+            phase => format!("phase {phase}"),
+        };
+        let _ = writeln!(
+            text,
+            "plugin    {} ({phase}, {}, {})\n{INDENT}{} of {}; it may answer or change the request",
+            plugin.name, plugin.state, plugin.fail_strategy, plugin.object, plugin.url
+        );
+    }
 }
 
 fn authorization(text: &mut String, it: &AuthorizationReport) {

@@ -15,6 +15,8 @@ pub(super) struct Report {
     pub(super) request: RequestReport,
     /// Absent when nothing serves it.
     pub(super) target: Option<TargetReport>,
+    /// The plugins that would meet the request, in their order.
+    pub(super) plugins: Vec<PluginReport>,
     /// Absent when it was not asked.
     /// Absent where no token is looked for.
     pub(super) token: Option<TokenReport>,
@@ -59,6 +61,25 @@ pub(super) struct TargetReport {
     pub(super) workload: Option<String>,
     pub(super) port: u16,
     pub(super) protocol: &'static str,
+}
+
+/// A plugin in force at the target. What it would do is nothing that can be told without running it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PluginReport {
+    /// `<namespace>.<name>`.
+    pub(super) name: Arc<str>,
+    /// The object.
+    pub(super) object: String,
+    /// As it is written in a manifest; empty for the last one.
+    pub(super) phase: &'static str,
+    pub(super) priority: Option<i32>,
+    /// `pending`, `ready` or `failed`. From files nothing is loaded, so that it is always pending.
+    pub(super) state: &'static str,
+    pub(super) fail_strategy: &'static str,
+    pub(super) url: Arc<str>,
+    /// Whether it comes before the policies.
+    pub(super) before_authorization: bool,
 }
 
 /// What the policies say.

@@ -2,6 +2,7 @@
 //!
 //! Puts the rooms together and takes them apart again: source, certificate, data path, signals.
 
+mod plugins;
 pub(crate) mod signals;
 
 use std::convert::Infallible;
@@ -83,8 +84,8 @@ pub(crate) struct Serving {
 impl Serving {
     /// Reads the manifests, gets a certificate, opens the listeners.
     pub(crate) fn start(args: &RunArgs, levels: LogLevels) -> Result<Self, Failure> {
-        // Nothing is fetched yet; flags that can not be kept are told at once.
-        let _modules = args.modules.settings(Some(modules::default_cache()))?;
+        // Flags that can not be kept are told at once.
+        let modules = args.modules.settings(Some(modules::default_cache()))?;
         let fetching = args.modules.client()?;
         let store = CertificateStore::new();
         let ca = args
@@ -110,8 +111,12 @@ impl Serving {
 
         let (jwks, keys) =
             JwksFetcher::start(publication.snapshots.clone(), fetching).map_err(Failure::new)?;
-        let filters = sources(keys);
-        let running = start(args, publication, &store, filters, levels)?;
+        let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
+            .map_err(Failure::new)?;
+        let host_settings = args.modules.host_settings();
+        let plugins = plugins::start(&source, modules, host_settings, &hub)?;
+        let filters = sources(keys, plugins);
+        let running = start(args, publication, &store, filters, levels, hub)?;
         Ok(Self {
             source,
             store,
@@ -184,9 +189,8 @@ fn start(
     store: &CertificateStore,
     filters: Vec<Arc<dyn FilterSource>>,
     levels: LogLevels,
+    hub: MetricsHub,
 ) -> Result<Running, Failure> {
-    let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
-        .map_err(Failure::new)?;
     let settings = Settings {
         workers: args
             .workers
@@ -220,9 +224,9 @@ fn start(
 }
 
 /// Where filters come from.
-fn sources(keys: JwksKeys) -> Vec<Arc<dyn FilterSource>> {
+fn sources(keys: JwksKeys, plugins: PluginSource) -> Vec<Arc<dyn FilterSource>> {
     let mut sources = wayline_filters::native_sources(RemoteKeys::new(keys.book, keys.wanted));
-    sources.push(Arc::new(PluginSource::default()));
+    sources.push(Arc::new(plugins));
     sources
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use wayline_model::ObjectRef;
 use wayline_model::authorization::Authorization;
 use wayline_model::authorization::spec::Action;
+use wayline_model::plugin::{AttachedPlugin, Verdict};
 use wayline_model::snapshot::{Proxy, ProxyRole};
 use wayline_model::status::{Status, Statuses};
 
@@ -24,9 +25,11 @@ pub(super) fn section(view: &View, admin: &Admin) -> Value {
                 "address": it.address.to_string(),
                 "port": it.port,
                 "policies": policies(&it.authorization),
+                "plugins": names(&it.plugins),
             })
         })
         .collect();
+    let plugins: Vec<Value> = snapshot.plugins.iter().map(plugin).collect();
     let mut unserved: Vec<_> = snapshot.tunnels.unserved.iter().collect();
     unserved.sort();
     let unserved: Vec<Value> = unserved
@@ -40,6 +43,7 @@ pub(super) fn section(view: &View, admin: &Admin) -> Value {
         "tunnels": tunnels,
         "entrances": entrances,
         "unserved": unserved,
+        "plugins": plugins,
         "findings": &*admin.findings(),
         "statuses": statuses(view, admin),
     })
@@ -105,9 +109,38 @@ fn tunnel(reached: &Reached<'_>) -> Vec<Value> {
                 "protocol": protocol(target.protocol),
                 "routes": reached.routes_requests().then_some(&reached.name),
                 "policies": policies(&target.authorization),
+                "plugins": names(&target.plugins),
             })
         })
         .collect()
+}
+
+/// The plugins in force, in their order.
+fn names(plugins: &[AttachedPlugin]) -> Value {
+    let names = plugins.iter().map(|it| &*it.plugin.name);
+    names.collect()
+}
+
+/// A plugin and what became of it. Its configuration may hold secrets and stays out.
+fn plugin(it: &AttachedPlugin) -> Value {
+    let AttachedPlugin { plugin, verdict } = it;
+    let (digest, trouble) = match verdict {
+        Verdict::Ready { digest, trouble } => (Some(&**digest), trouble.as_deref()),
+        Verdict::Failed(reason) => (None, Some(&**reason)),
+        Verdict::Pending => (None, None),
+    };
+    json!({
+        "name": &*plugin.name,
+        "object": plugin.object.to_string(),
+        "key": plugin.key.to_string(),
+        "url": &*plugin.module.url,
+        "phase": plugin.phase.as_str(),
+        "priority": plugin.priority,
+        "fail_strategy": plugin.fail_strategy.as_str(),
+        "state": verdict.word(),
+        "digest": digest,
+        "reason": trouble,
+    })
 }
 
 fn policies(authorization: &Authorization) -> Value {
