@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use wayline_model::plugin::Plugin;
+use wayline_telemetry::MetricsHub;
 
 use crate::canary::canary;
 use crate::engine::Engine;
@@ -15,6 +16,7 @@ use crate::prepared::Prepared;
 pub struct PluginLoader {
     modules: Modules,
     settings: HostSettings,
+    hub: Arc<MetricsHub>,
     host: OnceLock<Result<Arc<Host>, Arc<str>>>,
 }
 
@@ -28,21 +30,25 @@ pub struct LoadedPlugin {
 }
 
 impl PluginLoader {
-    /// Loads modules from `modules` into a host with these settings.
+    /// Loads modules from `modules` into a host with these settings, whose plugins are counted in `hub`.
     #[must_use]
-    pub fn new(modules: Modules, settings: HostSettings) -> Self {
+    pub fn new(modules: Modules, settings: HostSettings, hub: Arc<MetricsHub>) -> Self {
         Self {
             modules,
             settings,
+            hub,
             host: OnceLock::new(),
         }
     }
 
     fn host(&self) -> Result<Arc<Host>, LoadFailure> {
         let make = || {
-            Engine::for_running()
-                .map(|engine| Host::new(engine, self.settings.clone()))
-                .map_err(|error| error.to_string().into())
+            let engine = Engine::for_running().map_err(|error| Arc::from(error.to_string()))?;
+            let host = Host::new(engine, self.settings.clone());
+            if let Err(error) = host.register(&self.hub) {
+                tracing::error!(%error, "there are no metrics of Wasm plugins");
+            }
+            Ok(host)
         };
         self.host.get_or_init(make).clone().map_err(definite)
     }

@@ -46,6 +46,7 @@ impl ModuleArgs {
     pub(crate) fn host_settings(&self) -> HostSettings {
         HostSettings {
             host_environment: self.host_env.clone(),
+            ..HostSettings::default()
         }
     }
 

@@ -113,6 +113,7 @@ impl Serving {
             JwksFetcher::start(publication.snapshots.clone(), fetching).map_err(Failure::new)?;
         let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
             .map_err(Failure::new)?;
+        let hub = Arc::new(hub);
         let host_settings = args.modules.host_settings();
         let plugins = plugins::start(&source, modules, host_settings, &hub)?;
         let filters = sources(keys, plugins);
@@ -189,7 +190,7 @@ fn start(
     store: &CertificateStore,
     filters: Vec<Arc<dyn FilterSource>>,
     levels: LogLevels,
-    hub: MetricsHub,
+    hub: Arc<MetricsHub>,
 ) -> Result<Running, Failure> {
     let settings = Settings {
         workers: args
@@ -216,7 +217,7 @@ fn start(
         findings: publication.findings.clone(),
         certificates: store.clone(),
         filters,
-        hub: Arc::new(hub),
+        hub,
         log_levels: Some(Arc::new(levels)),
         objects: Some(Arc::new(Objects(publication.objects.clone()))),
     };

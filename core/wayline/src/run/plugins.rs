@@ -16,10 +16,10 @@ pub(super) fn start(
     source: &FolderSource,
     modules: ModuleSettings,
     host: HostSettings,
-    hub: &MetricsHub,
+    hub: &Arc<MetricsHub>,
 ) -> Result<PluginSource, Failure> {
     let shelf = Arc::new(Shelf::default());
-    let loader = PluginLoader::new(Modules::new(modules), host);
+    let loader = PluginLoader::new(Modules::new(modules), host, Arc::clone(hub));
     let verdicts = source.verdicts();
     let metrics = ManagerMetrics::register(hub.registry()).map_err(Failure::new)?;
     wayline_wasm_host::start(
