@@ -32,5 +32,5 @@ mod traces;
 mod unruly;
 mod upgrades;
 mod upstream;
-mod zones;
 mod wasm;
+mod zones;
