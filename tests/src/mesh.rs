@@ -191,7 +191,12 @@ impl Mesh {
     /// Starts `wayline run` with more arguments, and does not wait.
     #[must_use]
     pub fn start_with(&self, args: &[&str]) -> Wayline {
-        let mut command = Command::new(tools::wayline());
+        self.start_as(Command::new(tools::wayline()), args)
+    }
+
+    /// The same for another program that takes the same flags.
+    #[must_use]
+    pub fn start_as(&self, mut command: Command, args: &[&str]) -> Wayline {
         command.arg("run").arg("-f").arg(self.folder());
         for (flag, port) in [
             ("--hbone", port::HBONE),

@@ -1,4 +1,4 @@
-//! Where the product and the tools are; `cargo xtask test` sets both variables.
+//! Where the product and the tools are; `cargo xtask test` sets the variables.
 
 use std::path::PathBuf;
 
@@ -9,6 +9,15 @@ use std::path::PathBuf;
 #[must_use]
 pub fn wayline() -> PathBuf {
     from_environment("WAYLINE_BIN")
+}
+
+/// The product with switches that take defences away.
+///
+/// # Panics
+/// When `WAYLINE_UNDEFENDED` is not set.
+#[must_use]
+pub fn undefended() -> PathBuf {
+    from_environment("WAYLINE_UNDEFENDED")
 }
 
 /// A tool of the folder `WAYLINE_TOOLS`: `envoy` or `curl`.

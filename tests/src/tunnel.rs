@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use wayline_hbone::{Client, OpenError, Settings, TunnelAuthority};
-use wayline_tls::CertificateStore;
+use wayline_tls::{CertificateStore, ClientStream};
 
 use crate::PATIENCE;
 
@@ -50,17 +50,37 @@ impl Tunnel {
     /// When the port cannot be opened.
     #[must_use]
     pub fn open(listen: IpAddr, hbone: SocketAddr, caller: &Caller, authority: &str) -> Self {
+        let caller = caller.clone();
+        let authority = TunnelAuthority::parse(authority).unwrap();
+        Self::start(listen, move |listener| {
+            serve(listener, hbone, caller, authority)
+        })
+    }
+
+    /// Opens a port whose connections are each one of TLS to `hbone`, and nothing more: what is spoken
+    /// on it is up to whoever connects.
+    ///
+    /// # Panics
+    /// When the port cannot be opened.
+    #[must_use]
+    pub fn bare(listen: IpAddr, hbone: SocketAddr, caller: &Caller) -> Self {
+        let caller = caller.clone();
+        Self::start(listen, move |listener| serve_bare(listener, hbone, caller))
+    }
+
+    fn start<F: Future<Output = ()>>(
+        listen: IpAddr,
+        serve: impl FnOnce(StdTcpListener) -> F + Send + 'static,
+    ) -> Self {
         let listener = StdTcpListener::bind((listen, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let caller = caller.clone();
-        let authority = TunnelAuthority::parse(authority).unwrap();
         std::thread::spawn(move || {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime(), async move {
                 tokio::select! {
-                    () = serve(listener, hbone, caller, authority) => {}
+                    () = serve(listener) => {}
                     _ = stopped => {}
                 }
             });
@@ -152,6 +172,26 @@ async fn serve(
     }
 }
 
+async fn serve_bare(listener: StdTcpListener, hbone: SocketAddr, caller: Caller) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    while let Ok((mut tcp, _)) = listener.accept().await {
+        let caller = caller.clone();
+        tokio::task::spawn_local(async move {
+            match secured(hbone, &caller).await {
+                Some(mut tls) => {
+                    if tokio::io::copy_bidirectional(&mut tcp, &mut tls)
+                        .await
+                        .is_err()
+                    {
+                        reset(tcp);
+                    }
+                }
+                None => reset(tcp),
+            }
+        });
+    }
+}
+
 async fn relay(mut tcp: TcpStream, mut tunnel: wayline_hbone::TunnelStream) {
     let _ = tcp.set_nodelay(true);
     let relayed = tokio::io::copy_bidirectional(&mut tcp, &mut tunnel).await;
@@ -164,7 +204,7 @@ fn reset(tcp: TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-async fn dial(hbone: SocketAddr, caller: &Caller) -> Option<Client> {
+async fn secured(hbone: SocketAddr, caller: &Caller) -> Option<ClientStream<TcpStream>> {
     let store = certificate(&caller.certificate);
     let socket = TcpSocket::new_v4().ok()?;
     if let Some(source) = caller.source {
@@ -173,7 +213,11 @@ async fn dial(hbone: SocketAddr, caller: &Caller) -> Option<Client> {
     let tcp = socket.connect(hbone).await.ok()?;
     tcp.set_nodelay(true).ok()?;
     let epoch = store.current().ok()?;
-    let tls = wayline_tls::connect_to_any(&epoch, tcp).await.ok()?;
+    wayline_tls::connect_to_any(&epoch, tcp).await.ok()
+}
+
+async fn dial(hbone: SocketAddr, caller: &Caller) -> Option<Client> {
+    let tls = secured(hbone, caller).await?;
     let mut settings = Settings {
         connect_timeout: Duration::from_secs(5),
         ..Settings::default()

@@ -10,6 +10,7 @@
 
 mod authority;
 mod client;
+mod frames;
 mod keepalive;
 mod pool;
 mod server;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use authority::{AuthorityError, TunnelAuthority};
 pub use client::{Client, Driver, OpenError, connect};
+pub use frames::{Flood, FloodNotice, FrameGuard, FrameLimits};
 pub use pool::{DialError, DialFailure, TunnelError, TunnelPool};
 pub use server::{Connect, Handler, Refusal, Responder, ServeError, serve};
 pub use settings::Settings;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::ConnectionError;
 use crate::authority::{AuthorityError, TunnelAuthority};
+use crate::frames::{Flood, FrameGuard};
 use crate::keepalive::Keepalive;
 use crate::settings::Settings;
 use crate::stream::TunnelStream;
@@ -96,6 +97,9 @@ pub enum ServeError {
     /// The peer finished TLS and then did not begin HTTP/2.
     #[error("the peer did not begin HTTP/2 within {0:?}")]
     PrefaceTimeout(Duration),
+    /// The peer had too little to say for what it said.
+    #[error("the peer floods us: {0}")]
+    Flood(Flood),
     /// The connection failed or broke the protocol.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -107,6 +111,25 @@ pub async fn serve<IO, D, H>(
     io: IO,
     settings: &Settings,
     drain: D,
+    handler: H,
+) -> Result<(), ServeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    D: Future<Output = ()>,
+    H: Handler,
+{
+    let (io, notice) = FrameGuard::new(io, settings.frames);
+    let served = serve_guarded(io, settings, drain, handler).await;
+    match notice.seen() {
+        Some(flood) => Err(ServeError::Flood(flood)),
+        None => served,
+    }
+}
+
+async fn serve_guarded<IO, D, H>(
+    io: FrameGuard<IO>,
+    settings: &Settings,
+    drain: D,
     mut handler: H,
 ) -> Result<(), ServeError>
 where
@@ -115,7 +138,7 @@ where
     H: Handler,
 {
     let builder = settings.server_builder();
-    let mut connection: Connection<IO, Bytes> =
+    let mut connection: Connection<FrameGuard<IO>, Bytes> =
         tokio::time::timeout(settings.preface_timeout, builder.handshake(io))
             .await
             .map_err(|_| ServeError::PrefaceTimeout(settings.preface_timeout))?

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::frames::FrameLimits;
+
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 
@@ -26,6 +28,9 @@ pub struct Settings {
     /// Streams a peer may have open on one connection to us; 200. Never set it below 100: ztunnel
     /// puts 100 streams on a connection before it learns our limit.
     pub max_streams: u32,
+    /// What a peer may say to us without saying anything: 1,000 control frames in 10 s, 6,000 resets in a
+    /// minute, because one connection carries whatever a pod gives up.
+    pub frames: FrameLimits,
     /// Streams we put on one connection, if the peer allows as many; 100.
     pub max_client_streams: usize,
     /// Bytes a writer may have queued on one stream before it must wait; 64 KiB.
@@ -52,6 +57,10 @@ impl Default for Settings {
             max_frame: MIB,
             max_header_list: 64 * KIB,
             max_streams: 200,
+            frames: FrameLimits {
+                control: 1_000,
+                resets: 6_000,
+            },
             max_client_streams: 100,
             send_buffer: 64 * 1024,
             ping_interval: Duration::from_secs(10),

@@ -9,6 +9,7 @@
 
 pub mod authentication;
 pub mod authorization;
+pub mod defence;
 pub mod ext_authz;
 pub mod finding;
 pub mod identity;

@@ -13,8 +13,13 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
+use crate::defence::stands;
+
 pub use authority::Authority;
 pub use path::PathNormalization;
+
+/// Header fields of a request, at most; as in Envoy.
+pub const MAX_FIELDS: usize = 100;
 
 /// A request whose method, authority and path have exactly one reading.
 #[derive(Clone, Debug)]
@@ -49,6 +54,9 @@ impl CanonicalRequest {
         normalization: PathNormalization,
     ) -> Result<Self, RequestError> {
         let mut headers = headers;
+        if headers.len() > MAX_FIELDS {
+            return Err(RequestError::TooManyFields);
+        }
         check_scheme(uri)?;
         check_method(&method)?;
         let authority = authority(uri, version, &mut headers)?;
@@ -88,12 +96,13 @@ impl CanonicalRequest {
     /// Refuses what is sound inside the mesh, as in Istio, and not from outside: escapes that are none
     /// (`%zz`), and names with an underscore, which many a backend reads as a hyphen.
     pub fn check_at_gateway(&self) -> Result<(), RequestError> {
-        if path::has_malformed_escape(self.path()) {
+        if path::has_malformed_escape(self.path()) && stands("malformed-escape") {
             return Err(RequestError::Path(
                 "an escape is not two hexadecimal digits",
             ));
         }
-        if self.headers.keys().any(|name| name.as_str().contains('_')) {
+        let underscores = self.headers.keys().any(|name| name.as_str().contains('_'));
+        if underscores && stands("underscores") {
             return Err(RequestError::Header("a name holds an underscore"));
         }
         Ok(())
@@ -102,7 +111,7 @@ impl CanonicalRequest {
     /// Refuses an expectation other than `100-continue` (RFC 9110 §10.1.1), which the codec meets.
     pub fn check_expectation(&self) -> Result<(), RequestError> {
         let meets = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        if self.headers.get_all(EXPECT).iter().all(meets) {
+        if self.headers.get_all(EXPECT).iter().all(meets) || !stands("expect") {
             return Ok(());
         }
         Err(RequestError::Expectation)
@@ -139,6 +148,9 @@ pub enum RequestError {
     /// CONNECT: requests make no tunnels here.
     #[error("CONNECT is not offered here")]
     Connect,
+    /// There are more header fields than anybody has use for.
+    #[error("there are more than {MAX_FIELDS} header fields")]
+    TooManyFields,
     /// More is expected than anybody here knows of.
     #[error("only 100-continue may be expected")]
     Expectation,
@@ -151,7 +163,7 @@ fn authority(
 ) -> Result<Authority, RequestError> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().cloned();
-    if hosts.next().is_some() {
+    if hosts.next().is_some() && stands("host-count") {
         return Err(RequestError::Authority("there are several Host headers"));
     }
     headers.remove(HOST);
@@ -167,7 +179,7 @@ fn authority(
         let differs = !host
             .as_bytes()
             .eq_ignore_ascii_case(named.as_str().as_bytes());
-        if differs && version >= Version::HTTP_2 {
+        if differs && version >= Version::HTTP_2 && stands("authority") {
             return Err(RequestError::Authority(":authority and host differ"));
         }
         if differs {
@@ -182,7 +194,9 @@ fn check_scheme(uri: &http::Uri) -> Result<(), RequestError> {
     let known =
         |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
     match uri.scheme_str() {
-        Some(scheme) if !known(scheme) => Err(RequestError::Path("its scheme is not HTTP's")),
+        Some(scheme) if !known(scheme) && stands("scheme") => {
+            Err(RequestError::Path("its scheme is not HTTP's"))
+        }
         _ => Ok(()),
     }
 }
@@ -215,7 +229,7 @@ fn check_method(method: &Method) -> Result<(), RequestError> {
     if name.len() > 32 {
         return Err(RequestError::Method("it is longer than 32 bytes"));
     }
-    if name.bytes().any(|b| b.is_ascii_lowercase()) {
+    if name.bytes().any(|b| b.is_ascii_lowercase()) && stands("method-case") {
         return Err(RequestError::Method("methods are written in upper case"));
     }
     Ok(())
@@ -227,7 +241,7 @@ fn check_field_values(headers: &HeaderMap) -> Result<(), RequestError> {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     for value in headers.values() {
         let bytes = value.as_bytes();
-        if is_space(bytes.first()) || is_space(bytes.last()) {
+        if (is_space(bytes.first()) || is_space(bytes.last())) && stands("h2-field-values") {
             return Err(RequestError::Header(
                 "a value begins or ends with whitespace",
             ));

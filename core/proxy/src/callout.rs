@@ -247,6 +247,8 @@ fn describe(error: UpstreamError) -> CalloutError {
         UpstreamError::AttemptTimeout { .. } | UpstreamError::RequestTimeout => {
             CalloutError::Timeout
         }
-        UpstreamError::Client => CalloutError::Reset("the request was withdrawn".into()),
+        UpstreamError::Client | UpstreamError::SlowClient => {
+            CalloutError::Reset("the request was withdrawn".into())
+        }
     }
 }

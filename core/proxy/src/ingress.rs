@@ -14,6 +14,7 @@ use wayline_telemetry::{PeerId, Reporter, SecurityPolicy};
 use crate::http::guard::Gate;
 use crate::http::headers;
 use crate::http::upgrade::Upgrade;
+use crate::limits::Budget;
 use crate::listener::EntranceKey;
 use crate::plan::{Bound, Place, Plan};
 use crate::worker::Worker;
@@ -30,6 +31,8 @@ pub(crate) struct Ingress {
     pub(crate) forwarded_for: HeaderValue,
     /// Lets one HTTP/1 message pass at a time.
     pub(crate) gate: Rc<Gate>,
+    /// Request heads of it in memory.
+    pub(crate) heads: Budget,
     /// Whether its HTTP/1 exchange at hand changes the protocol.
     pub(crate) upgrade: Upgrade,
     retired: Cell<bool>,
@@ -69,8 +72,10 @@ impl Ingress {
         peer: PeerId,
         origin: Origin,
     ) -> Rc<Self> {
+        let heads = Budget::share(worker.limits.head_bytes_per_connection, 1);
         Rc::new(Self {
             worker,
+            heads,
             forwarded_for: headers::forwarded_for(connection.source.ip()),
             connection,
             peer,

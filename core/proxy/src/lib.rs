@@ -20,6 +20,7 @@ mod http;
 mod ingress;
 mod io;
 mod labels;
+mod limits;
 mod listener;
 mod opaque;
 mod plan;
@@ -48,13 +49,16 @@ use wayline_telemetry::{AccessLogFiles, MetricsHub, WriterSettings};
 use wayline_tls::CertificateStore;
 
 pub use admin::{LiveObjects, LogLevels};
+pub use limits::Limits;
 pub use listener::{ListenerStatus, Listeners};
 pub use single::SingleCore;
+pub use wayline_hbone::FrameLimits;
 
 use admin::{Admin, Known};
 use collector::SnapshotDialer;
 use drain::Phase;
-use listener::Leaving;
+use limits::Peers;
+use listener::{Doors, Leaving, Shedding};
 use refusals::Refusals;
 use worker::{Handle, Shared};
 
@@ -86,6 +90,8 @@ pub struct Settings {
     /// Where this process runs, for services that prefer endpoints close by; unknown by default, and
     /// then none is preferred.
     pub locality: Locality,
+    /// How much peers may ask of us at once.
+    pub limits: Limits,
 }
 
 /// How long peers may keep us waiting, to the second; zero means for ever.
@@ -101,6 +107,8 @@ pub struct Timeouts {
     /// (watches, long polls) are ordinary in a mesh. Ends the exchange, before its response with 408 or 504, flag SI.
     /// Upgraded connections and opaque bytes are exempt.
     pub stream_idle: Duration,
+    /// For an HTTP/1 client to take any of what it is sent; default 60 s. Ends the connection.
+    pub send: Duration,
 }
 
 impl Default for Timeouts {
@@ -109,6 +117,7 @@ impl Default for Timeouts {
             head: Duration::from_secs(60),
             idle: Duration::from_secs(60 * 60),
             stream_idle: Duration::from_secs(60 * 60),
+            send: Duration::from_secs(60),
         }
     }
 }
@@ -126,6 +135,7 @@ impl Default for Settings {
             drain_delay: Duration::from_secs(5),
             timeouts: Timeouts::default(),
             locality: Locality::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -194,6 +204,10 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
     let snapshots = inputs.snapshots.clone();
     let shared = share(settings, inputs);
     let traces = Arc::clone(&shared.traces);
+    let shedding = Shedding {
+        limit: settings.limits.connections,
+        refusals: Arc::clone(&shared.refusals),
+    };
     let mut workers = Vec::new();
     let mut threads = Vec::new();
     for index in 0..settings.workers.max(1) {
@@ -229,7 +243,12 @@ pub fn start(settings: &Settings, inputs: Inputs) -> Result<Running, StartError>
             };
             runtime.block_on(async {
                 let admin = admin::serve(admin, &settings, ended);
-                listener::supervise(settings.hbone, workers, snapshots, listeners, leaving).await;
+                let doors = Doors {
+                    workers,
+                    states: listeners,
+                    shedding,
+                };
+                listener::supervise(settings.hbone, doors, snapshots, leaving).await;
                 admin.finished().await;
             });
             runtime.shutdown_background();
@@ -339,9 +358,24 @@ fn share(settings: &Settings, inputs: Inputs) -> Shared {
         sources: inputs.filters.into(),
         hbone_address: settings.hbone,
         hub: inputs.hub,
-        hbone: wayline_hbone::Settings::default(),
+        hbone: tunnels(&settings.limits),
         timeouts: settings.timeouts,
         locality: settings.locality.clone(),
+        limits: settings.limits,
+        cores: settings.workers.max(1),
+        peers: Peers::default(),
+    }
+}
+
+/// Tunnels of a whole pod share a connection: they may be more, and given up more often.
+fn tunnels(limits: &Limits) -> wayline_hbone::Settings {
+    wayline_hbone::Settings {
+        max_streams: limits.streams.saturating_mul(2),
+        frames: FrameLimits {
+            control: limits.frames.control,
+            resets: limits.frames.resets.saturating_mul(3),
+        },
+        ..wayline_hbone::Settings::default()
     }
 }
 

@@ -20,6 +20,8 @@ use wayline_model::snapshot::{Entrance, ProxyRole};
 use wayline_telemetry::Throttle;
 
 use crate::drain::Phase;
+use crate::limits::Limits;
+use crate::refusals::Refusals;
 use crate::worker::{Handle, Job};
 
 /// Connections the kernel may hold for us.
@@ -137,15 +139,35 @@ pub(crate) struct Leaving {
     pub(crate) delay: Duration,
 }
 
+/// What every open port needs.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    /// Who serves.
+    pub(crate) workers: Arc<[Handle]>,
+    /// Where the state of each port is told.
+    pub(crate) states: Listeners,
+    /// Who is not let in.
+    pub(crate) shedding: Shedding,
+}
+
+/// Lets nobody in where too many are inside already.
+#[derive(Clone)]
+pub(crate) struct Shedding {
+    /// Connections at once; 0: any number.
+    pub(crate) limit: usize,
+    /// Where that is told.
+    pub(crate) refusals: Arc<Refusals>,
+}
+
 /// Keeps the ports open that the snapshot asks for, until it is time to leave; then lets nobody in
 /// any more and tells the workers.
 pub(crate) async fn supervise(
     hbone: SocketAddr,
-    workers: Arc<[Handle]>,
+    doors: Doors,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    states: Listeners,
     leaving: Leaving,
 ) {
+    let (workers, states) = (Arc::clone(&doors.workers), doors.states.clone());
     let arrivals = Arrivals::default();
     let mut open: BTreeMap<Purpose, Port> = BTreeMap::new();
     let mut over = pin!(leaving.wait(&workers, &arrivals));
@@ -163,8 +185,7 @@ pub(crate) async fn supervise(
         for (purpose, address) in wanted {
             open.entry(purpose.clone()).or_insert_with(|| {
                 let (close, closing) = oneshot::channel();
-                let (workers, states) = (Arc::clone(&workers), states.clone());
-                let listen = listen(purpose, address, workers, states, arrivals.clone(), closing);
+                let listen = listen(purpose, address, doors.clone(), arrivals.clone(), closing);
                 Port {
                     close,
                     task: tokio::spawn(listen),
@@ -282,20 +303,19 @@ fn name(purpose: &Purpose) -> String {
 async fn listen(
     purpose: Purpose,
     address: SocketAddr,
-    workers: Arc<[Handle]>,
-    states: Listeners,
+    doors: Doors,
     arrivals: Arrivals,
     closing: oneshot::Receiver<()>,
 ) {
     let mut closing = closing;
     let name = name(&purpose);
     let listener = tokio::select! {
-        listener = open(&name, address, &states) => listener,
+        listener = open(&name, address, &doors.states) => listener,
         _ = &mut closing => return,
     };
     let place = |stream, source| {
         arrivals.note();
-        place(&purpose, &workers, stream, source);
+        place(&purpose, &doors, stream, source);
     };
     tokio::select! {
         () = accept(&listener, &place) => {}
@@ -356,7 +376,18 @@ async fn accept(listener: &TcpListener, place: &impl Fn(StdTcpStream, SocketAddr
     }
 }
 
-fn place(purpose: &Purpose, workers: &[Handle], stream: StdTcpStream, source: SocketAddr) {
+fn place(purpose: &Purpose, doors: &Doors, stream: StdTcpStream, source: SocketAddr) {
+    let workers = &doors.workers;
+    let open = workers.iter().map(|worker| worker.load.connections()).sum();
+    if Limits::is_reached(doors.shedding.limit, open) {
+        let refusals = &doors.shedding.refusals;
+        refusals.note(
+            "too_many_connections",
+            source,
+            format_args!("{open} are open"),
+        );
+        return;
+    }
     if let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) {
         worker.send(match purpose {
             Purpose::Hbone => Job::Tunnel(stream, source),

@@ -13,7 +13,7 @@ use ::http::{HeaderMap, StatusCode};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use wayline_chain::Connection;
-use wayline_hbone::{Connect, Handler, Refusal, TunnelAuthority};
+use wayline_hbone::{Connect, Handler, Refusal, ServeError, TunnelAuthority};
 use wayline_model::snapshot::Target;
 use wayline_model::{Identity, Snapshot};
 use wayline_tls::HandshakeError;
@@ -41,6 +41,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
     let Ok(local) = stream.local_addr() else {
         return;
     };
+    let Some(handshake) = worker.handshakes.take(1) else {
+        let detail = "too many TLS handshakes are under way";
+        worker.refusals.note("too_many_handshakes", source, detail);
+        return;
+    };
     let accepted = match wayline_tls::accept(&worker.certificates, stream, HANDSHAKE_TIMEOUT).await
     {
         Ok(accepted) => accepted,
@@ -54,6 +59,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
             return;
         }
     };
+    drop(handshake);
+    let limit = worker.limits.connections_per_identity;
+    let Some(_lease) = worker.peers.take(&accepted.peer, limit) else {
+        let detail = format_args!("{} has {limit} open", accepted.peer);
+        let reason = "too_many_connections_of_identity";
+        worker.refusals.note(reason, source, detail);
+        return;
+    };
     let _open = worker.process.connection("hbone");
     let settings = worker.hbone.clone();
     let mut member = worker.drain.connection();
@@ -66,8 +79,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
         }),
     };
     let served = wayline_hbone::serve(accepted.io, &settings, member.finishing(), handler).await;
-    if let Err(error) = served {
-        tracing::debug!(%source, %error, "an HBONE connection ended");
+    match served {
+        Ok(()) => {}
+        Err(ServeError::Flood(flood)) => {
+            worker.refusals.note(flood.name(), source, flood);
+        }
+        Err(error) => tracing::debug!(%source, %error, "an HBONE connection ended"),
     }
 }
 

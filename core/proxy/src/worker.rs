@@ -26,6 +26,7 @@ use crate::callout::UpstreamCallout;
 use crate::drain::{Drain, Stage};
 use crate::http::mirror::Running;
 use crate::http::spans::Tracing;
+use crate::limits::{Budget, Limits, Peers};
 use crate::listener::EntranceKey;
 use crate::plan::Plan;
 use crate::random::Random;
@@ -67,6 +68,12 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     /// Where this process runs.
     pub(crate) locality: Locality,
+    /// How much they may ask of us.
+    pub(crate) limits: Limits,
+    /// How many workers there are.
+    pub(crate) cores: usize,
+    /// Connections by identity.
+    pub(crate) peers: Peers,
 }
 
 /// A connection for a worker.
@@ -205,6 +212,14 @@ pub(crate) struct Worker {
     pub(crate) timers: Timers,
     /// How long they may keep us waiting.
     pub(crate) timeouts: Timeouts,
+    /// How much they may ask of us.
+    pub(crate) limits: Limits,
+    /// TLS handshakes under way.
+    pub(crate) handshakes: Budget,
+    /// Request heads in memory.
+    pub(crate) heads: Budget,
+    /// Connections by identity.
+    pub(crate) peers: Peers,
     /// For request ids and first choices.
     pub(crate) random: Random,
     /// Tuning of tunnels.
@@ -291,6 +306,10 @@ async fn serve(shared: Shared, load: Arc<Load>, mut inbox: Inbox) {
         drain: Drain::default(),
         timers: Timers::default(),
         timeouts: shared.timeouts,
+        handshakes: Budget::share(shared.limits.handshakes, shared.cores),
+        heads: Budget::share(shared.limits.head_bytes, shared.cores),
+        limits: shared.limits,
+        peers: shared.peers,
         random: Random::new(),
         hbone: shared.hbone,
         sources: shared.sources,

@@ -179,6 +179,7 @@ impl IssuedCertificate {
             cert_chain: self.chain_pem.clone().into_bytes(),
             key: self.key_pem.clone().into_bytes(),
             root_cert: self.root_pem.clone().into_bytes(),
+            crl: Vec::new(),
         }
     }
 

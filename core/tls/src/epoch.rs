@@ -18,7 +18,8 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use wayline_model::Identity;
 
 use crate::error::CredentialError;
-use crate::files::{CERT_CHAIN_FILE, KEY_FILE, PemBundle, ROOT_CERT_FILE};
+use crate::files::{CERT_CHAIN_FILE, CRL_FILE, KEY_FILE, PemBundle, ROOT_CERT_FILE};
+use crate::revoked::Revoked;
 use crate::verify::{
     MeshClientVerifier, MeshServerVerifier, PeerFault, TrustDomainAliases, identity_of,
     verify_signed_by_roots,
@@ -43,6 +44,7 @@ pub struct Epoch {
     chain_pem: Box<str>,
     roots_pem: Box<str>,
     roots: Arc<RootCertStore>,
+    revoked: Arc<Revoked>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
     clients: Mutex<HashMap<Box<[Identity]>, Arc<ClientConfig>>>,
@@ -79,8 +81,18 @@ impl Epoch {
         verify_signed_by_roots(&chain[0], &chain[1..], &roots, &PROVIDER, unix_now)
             .map_err(|e| CredentialError::NotSignedByRoots(e.to_string()))?;
 
+        let revoked = Arc::new(Revoked::read(&pem.crl)?);
+        if chain
+            .iter()
+            .any(|certificate| revoked.contains(certificate))
+        {
+            return Err(CredentialError::Refused(format!(
+                "{CRL_FILE} says that it was taken back"
+            )));
+        }
         let verifier = MeshClientVerifier::new(
             Arc::clone(&roots),
+            Arc::clone(&revoked),
             Arc::clone(&PROVIDER),
             identity.trust_domain().clone(),
             aliases,
@@ -104,6 +116,7 @@ impl Epoch {
             chain_pem,
             roots_pem,
             roots,
+            revoked,
             certified,
             server: Arc::new(server),
             clients: Mutex::default(),
@@ -175,6 +188,7 @@ impl Epoch {
     ) -> Result<Arc<ClientConfig>, CredentialError> {
         let verifier = MeshServerVerifier {
             roots: Arc::clone(&self.roots),
+            revoked: Arc::clone(&self.revoked),
             provider: Arc::clone(&PROVIDER),
             expected,
         };

@@ -100,6 +100,9 @@ pub enum HandshakeError {
     /// The peer belongs to a trust domain that is neither ours nor an alias.
     #[error("the peer is {0}, whose trust domain is neither ours nor among trustDomainAliases")]
     TrustDomain(Identity),
+    /// The peer's certificate, or one above it, is on a revocation list of ours.
+    #[error("the peer's certificate was taken back")]
+    Revoked,
     /// The server is not the workload we meant to reach.
     #[error("the peer is {found}, expected {expected}")]
     IdentityMismatch {
@@ -149,6 +152,7 @@ impl HandshakeError {
             Self::SeveralUriSans(_) => "several_uri_sans",
             Self::NotIstioIdentity(_) => "not_istio_identity",
             Self::TrustDomain(_) => "trust_domain",
+            Self::Revoked => "revoked",
             Self::IdentityMismatch { .. } => "identity_mismatch",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
@@ -207,6 +211,7 @@ impl From<PeerFault> for HandshakeError {
             PeerFault::IdentityMismatch { expected, found } => {
                 Self::IdentityMismatch { expected, found }
             }
+            PeerFault::Revoked => Self::Revoked,
             PeerFault::Malformed(what) => Self::BadCertificate(what),
         }
     }

@@ -1,4 +1,5 @@
-//! The three files of an identity folder: `cert-chain.pem`, `key.pem`, `root-cert.pem`.
+//! The files of an identity folder: `cert-chain.pem`, `key.pem`, `root-cert.pem`, and `crl.pem` where
+//! certificates were taken back.
 
 use std::fmt;
 use std::fs;
@@ -15,6 +16,9 @@ pub const KEY_FILE: &str = "key.pem";
 /// The roots of the mesh, one or more.
 pub const ROOT_CERT_FILE: &str = "root-cert.pem";
 
+/// Revocation lists of the roots' certificates; may be missing.
+pub(crate) const CRL_FILE: &str = "crl.pem";
+
 /// How often a folder is read again when it changed while being read.
 const READ_ATTEMPTS: usize = 3;
 
@@ -27,10 +31,12 @@ pub struct PemBundle {
     pub key: Vec<u8>,
     /// The roots that vouch for peers.
     pub root_cert: Vec<u8>,
+    /// Certificates that were taken back; empty where there is no such list.
+    pub crl: Vec<u8>,
 }
 
 impl PemBundle {
-    /// Reads the three files of `dir`. A folder that changes meanwhile is read again, so that a
+    /// Reads the files of `dir`. A folder that changes meanwhile is read again, so that a
     /// rotation by symlink swap does not yield the key of one epoch and the chain of another.
     pub fn read(dir: &Path) -> Result<Self, CredentialError> {
         let mut bundle = Self::read_once(dir)?;
@@ -49,6 +55,10 @@ impl PemBundle {
             cert_chain: read_file(dir, CERT_CHAIN_FILE)?,
             key: read_file(dir, KEY_FILE)?,
             root_cert: read_file(dir, ROOT_CERT_FILE)?,
+            crl: match read_file(dir, CRL_FILE) {
+                Err(CredentialError::Missing(_)) => Vec::new(),
+                read => read?,
+            },
         })
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod files;
 mod handshake;
 mod public;
+mod revoked;
 mod store;
 mod verify;
 

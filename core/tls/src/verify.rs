@@ -18,6 +18,8 @@ use rustls::{
 use wayline_model::{Identity, TrustDomain};
 use x509_parser::extensions::GeneralName;
 
+use crate::revoked::Revoked;
+
 /// More intermediates than this are not looked at: path building costs grow with the chain.
 const MAX_INTERMEDIATES: usize = 9;
 
@@ -35,6 +37,8 @@ pub(crate) enum PeerFault {
     NotIstioIdentity(String),
     #[error("trust domain of {0} is not accepted")]
     TrustDomain(Identity),
+    #[error("the certificate was taken back")]
+    Revoked,
     #[error("expected {expected}, found {found}")]
     IdentityMismatch { expected: String, found: Identity },
     #[error("{0}")]
@@ -102,6 +106,7 @@ impl TrustDomainAliases {
 #[derive(Debug)]
 pub(crate) struct MeshClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    revoked: Arc<Revoked>,
     own: TrustDomain,
     aliases: Arc<TrustDomainAliases>,
 }
@@ -109,6 +114,7 @@ pub(crate) struct MeshClientVerifier {
 impl MeshClientVerifier {
     pub(crate) fn new(
         roots: Arc<RootCertStore>,
+        revoked: Arc<Revoked>,
         provider: Arc<CryptoProvider>,
         own: TrustDomain,
         aliases: Arc<TrustDomainAliases>,
@@ -118,6 +124,7 @@ impl MeshClientVerifier {
             .map_err(|e| e.to_string())?;
         Ok(Self {
             chain,
+            revoked,
             own,
             aliases,
         })
@@ -140,6 +147,7 @@ impl ClientCertVerifier for MeshClientVerifier {
         let verified = self
             .chain
             .verify_client_cert(end_entity, intermediates, now)?;
+        check_revoked(end_entity, intermediates, &self.revoked)?;
         let peer = identity_of(end_entity)?;
         if *peer.trust_domain() != self.own && !self.aliases.contains(peer.trust_domain()) {
             return Err(PeerFault::TrustDomain(peer).into());
@@ -174,6 +182,7 @@ impl ClientCertVerifier for MeshClientVerifier {
 #[derive(Debug)]
 pub(crate) struct MeshServerVerifier {
     pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) revoked: Arc<Revoked>,
     pub(crate) provider: Arc<CryptoProvider>,
     /// `None`: anybody the roots vouch for.
     pub(crate) expected: Option<Box<[Identity]>>,
@@ -190,6 +199,7 @@ impl ServerCertVerifier for MeshServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         check_chain_length(intermediates)?;
         verify_signed_by_roots(end_entity, intermediates, &self.roots, &self.provider, now)?;
+        check_revoked(end_entity, intermediates, &self.revoked)?;
         let found = identity_of(end_entity)?;
         if let Some(expected) = &self.expected
             && !expected.contains(&found)
@@ -247,6 +257,18 @@ pub(crate) fn verify_signed_by_roots(
         now,
         provider.signature_verification_algorithms.all,
     )
+}
+
+fn check_revoked(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    revoked: &Revoked,
+) -> Result<(), PeerFault> {
+    let mut chain = std::iter::once(end_entity).chain(intermediates);
+    if chain.any(|certificate| revoked.contains(certificate)) {
+        return Err(PeerFault::Revoked);
+    }
+    Ok(())
 }
 
 fn check_chain_length(intermediates: &[CertificateDer<'_>]) -> Result<(), PeerFault> {

@@ -30,6 +30,7 @@ pub(crate) struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(crate) enum Verb {
     /// Serve manifests: play the Gateways in them, and follow every change.
     Run(RunArgs),
@@ -156,6 +157,17 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_NODE"
     )]
     pub(crate) node: String,
+    /// How long an HTTP/1 client may take none of what it is sent; 0s: for ever.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "WAYLINE_SEND_TIMEOUT"
+    )]
+    pub(crate) send_timeout: Span,
+    /// How much peers may ask of us at once.
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) modules: ModuleArgs,
     /// What is logged, e.g. `info` or `info,wayline_proxy=debug` [default: RUST_LOG, else info].
@@ -164,6 +176,86 @@ pub(crate) struct RunArgs {
     /// How log lines are written [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT", env = "WAYLINE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Limits of `wayline run`; 0 means none.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits (0: none)")]
+pub(crate) struct LimitArgs {
+    /// Client connections [default: half of the files this process may open].
+    #[arg(long, value_name = "N", env = "WAYLINE_MAX_CONNECTIONS")]
+    pub(crate) max_connections: Option<usize>,
+    /// HBONE connections of one identity [default: a quarter of --max-connections].
+    #[arg(long, value_name = "N", env = "WAYLINE_MAX_CONNECTIONS_PER_IDENTITY")]
+    pub(crate) max_connections_per_identity: Option<usize>,
+    /// TLS handshakes under way.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Self::default().max_handshakes,
+        env = "WAYLINE_MAX_HANDSHAKES"
+    )]
+    pub(crate) max_handshakes: usize,
+    /// Streams on one HTTP/2 connection; at least 1.
+    #[arg(long, value_name = "N", default_value_t = Self::default().max_streams, env = "WAYLINE_MAX_STREAMS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_streams: u32,
+    /// Bytes of request heads in memory; beyond it requests are answered 503.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = Self::default().max_head_bytes,
+        env = "WAYLINE_MAX_HEAD_BYTES"
+    )]
+    pub(crate) max_head_bytes: usize,
+    /// The same of one connection.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = Self::default().max_head_bytes_per_connection,
+        env = "WAYLINE_MAX_HEAD_BYTES_PER_CONNECTION"
+    )]
+    pub(crate) max_head_bytes_per_connection: usize,
+    /// HTTP/2 frames that carry nothing, on one connection in 10 s.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Self::default().max_control_frames,
+        env = "WAYLINE_MAX_CONTROL_FRAMES"
+    )]
+    pub(crate) max_control_frames: u32,
+    /// HTTP/2 streams reset, on one connection in a minute; tunnels may be given up three times as often.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Self::default().max_resets,
+        env = "WAYLINE_MAX_RESETS"
+    )]
+    pub(crate) max_resets: u32,
+    /// Bytes a second that a request body of known length must come with.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = Self::default().min_body_rate,
+        env = "WAYLINE_MIN_BODY_RATE"
+    )]
+    pub(crate) min_body_rate: u32,
+}
+
+impl Default for LimitArgs {
+    fn default() -> Self {
+        let limits = wayline_proxy::Limits::default();
+        Self {
+            max_connections: None,
+            max_connections_per_identity: None,
+            max_handshakes: limits.handshakes,
+            max_streams: limits.streams,
+            max_head_bytes: limits.head_bytes,
+            max_head_bytes_per_connection: limits.head_bytes_per_connection,
+            max_control_frames: limits.frames.control,
+            max_resets: limits.frames.resets,
+            min_body_rate: limits.body_rate,
+        }
+    }
 }
 
 /// Flags of `wayline cert`.

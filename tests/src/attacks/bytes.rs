@@ -13,6 +13,8 @@ impl Plain {
     /// Reads `METHOD target`, header lines, an empty line and a body. Without a Host line, the host is
     /// `test`.
     pub(super) fn read(text: &str) -> Self {
+        // Literal strings of TOML have no line ends of their own.
+        let text = &text.replace("\\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
         let mut lines = head.lines();
         let first = lines.next().unwrap_or_default();

@@ -121,7 +121,8 @@ fn integer(block: &mut Vec<u8>, pattern: u8, prefix: u8, value: usize) {
 /// CONTINUATION take `name value | name value` (with the pseudo-headers that go without saying, unless
 /// the payload begins with `only`), `hex …` or nothing; DATA takes bytes; RST_STREAM and GOAWAY a code;
 /// WINDOW_UPDATE a number; others `hex …`. Of a line said N times, `stream` may be `next`, which is two
-/// more each time. A line may also say `RAW hex …`.
+/// more each time, and `last` is that of the frame before. ` ;; ` parts frames of one line, and a line may
+/// also say `RAW hex …`.
 pub(super) fn script(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut next = 1;
@@ -133,7 +134,9 @@ pub(super) fn script(text: &str) -> Vec<u8> {
             _ => (1, line),
         };
         for _ in 0..times {
-            bytes.extend_from_slice(&one(line, &mut next));
+            for frame in line.split(" ;; ") {
+                bytes.extend_from_slice(&one(frame, &mut next));
+            }
         }
     }
     bytes
@@ -210,6 +213,7 @@ fn one(line: &str, next: &mut u32) -> Vec<u8> {
 }
 
 fn hex(text: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&unescape(text)).into_owned();
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
     digits
         .chunks(2)

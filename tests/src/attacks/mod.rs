@@ -6,6 +6,7 @@
 //! it; the format is described in `tests/attacks/README.md`.
 
 mod bytes;
+mod flood;
 mod frames;
 mod recorder;
 mod replay;
@@ -16,8 +17,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use flood::{Cost, Flood, flood, flood_without};
 pub use recorder::{Recorder, Seen};
-pub use replay::{Verdict, replay};
+pub use replay::{Verdict, replay, replay_without};
 pub use stage::Stage;
 
 /// One file of the catalogue.
@@ -34,6 +36,9 @@ pub struct Group {
     /// Cases in order.
     #[serde(default, rename = "case")]
     pub cases: Vec<Case>,
+    /// Attacks by amount.
+    #[serde(default, rename = "flood")]
+    pub floods: Vec<Flood>,
 }
 
 /// Policies and settings under which cases are replayed.

@@ -73,6 +73,19 @@ enum Written {
 /// When a scene can not be set up.
 #[must_use]
 pub fn replay(group: &Group, chosen: impl Fn(&Case) -> bool) -> Verdict {
+    replay_without(None, group, chosen)
+}
+
+/// The same without a defence.
+///
+/// # Panics
+/// When a scene can not be set up.
+#[must_use]
+pub fn replay_without(
+    defence: Option<&str>,
+    group: &Group,
+    chosen: impl Fn(&Case) -> bool,
+) -> Verdict {
     let mut verdict = Verdict::default();
     let mut scenes: BTreeMap<(&str, Option<usize>), Vec<&Case>> = BTreeMap::new();
     for case in group.cases.iter().filter(|case| chosen(case)) {
@@ -92,7 +105,8 @@ pub fn replay(group: &Group, chosen: impl Fn(&Case) -> bool) -> Verdict {
         }
     }
     for ((scene, mode), cases) in scenes {
-        let stage = Stage::set(&group.scene(scene), mode.map(|mode| MODES[mode]));
+        let mode_name = mode.map(|mode| MODES[mode]);
+        let stage = Stage::set_without(defence, &group.scene(scene), mode_name);
         for case in cases {
             for entrance in Entrance::ALL.into_iter().filter(|it| case.is_for(*it)) {
                 match mode {

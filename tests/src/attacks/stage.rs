@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 
 use super::recorder::Recorder;
 use super::{Entrance, Scene};
 use crate::manifests::{self, Parent, Pod};
-use crate::mesh::{Mesh, PROXY, Wayline};
+use crate::mesh::{CALLER, Mesh, PROXY, Wayline};
+use crate::tools;
 use crate::tunnel::Tunnel;
 
 /// Where the backend listens.
@@ -31,6 +33,7 @@ pub struct Stage {
     /// Files and addresses.
     pub mesh: Mesh,
     tunnels: RefCell<BTreeMap<String, Tunnel>>,
+    bare: RefCell<Option<Tunnel>>,
 }
 
 impl Stage {
@@ -40,6 +43,15 @@ impl Stage {
     /// When Wayline does not come up, or finds anything wrong with the scene.
     #[must_use]
     pub fn set(scene: &Scene, normalization: Option<&str>) -> Self {
+        Self::set_without(None, scene, normalization)
+    }
+
+    /// The same without a defence.
+    ///
+    /// # Panics
+    /// As [`Self::set`] does.
+    #[must_use]
+    pub fn set_without(defence: Option<&str>, scene: &Scene, normalization: Option<&str>) -> Self {
         let mesh = Mesh::new();
         let mut settings = scene.mesh.clone();
         if let Some(mode) = normalization {
@@ -59,14 +71,36 @@ impl Stage {
         mesh.write("main.yaml", &manifests::file(&documents(scene, &mesh)));
         let backend = Recorder::start(mesh.ip(BACKEND), BACKEND_PORT);
         let args: Vec<&str> = scene.args.iter().map(String::as_str).collect();
-        let wayline = mesh.start_with(&args);
+        let wayline = match defence {
+            None => mesh.start_with(&args),
+            Some(defence) => {
+                let mut command = Command::new(tools::undefended());
+                command.env("WAYLINE_DEFENCE_OFF", defence);
+                mesh.start_as(command, &args)
+            }
+        };
         wayline.wait_ready();
         Self {
             wayline,
             backend,
             mesh,
             tunnels: RefCell::default(),
+            bare: RefCell::default(),
         }
+    }
+
+    /// Where HTTP/2 is spoken as tunnels speak it, within the TLS of a caller.
+    #[must_use]
+    pub fn hbone(&self, from: &str) -> SocketAddr {
+        let mut bare = self.bare.borrow_mut();
+        bare.get_or_insert_with(|| {
+            Tunnel::bare(
+                self.mesh.ip(CALLER),
+                self.mesh.hbone(),
+                &self.mesh.caller(from),
+            )
+        })
+        .address
     }
 
     /// Where an entrance is; inside a tunnel, for that caller.

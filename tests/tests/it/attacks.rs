@@ -1,12 +1,17 @@
 //! The attack catalogue, group by group, at every entrance.
 
-use wayline_tests::attacks::{Group, replay};
+use wayline_tests::attacks::{Cost, Group, flood, replay};
 
 fn holds(letter: &str) {
     let group = Group::read(letter);
     let verdict = replay(&group, |_| true);
     let [cases, of, spellings, of_them] = verdict.totals();
     println!("{letter}: {cases} of {of} cases, {spellings} of {of_them} requests");
+    let about = &group.about;
+    figures(
+        &format!("group-{letter}"),
+        &format!("{letter}\t{about}\t{cases}\t{of}\t{spellings}\t{of_them}\n"),
+    );
     let wrong = verdict.wrong();
     assert!(
         wrong.is_empty(),
@@ -44,4 +49,63 @@ fn identities() {
 #[test]
 fn smuggling() {
     holds("S");
+}
+
+#[test]
+fn exhaustion() {
+    holds("R");
+}
+
+#[test]
+fn tunnels() {
+    holds("T");
+}
+
+#[test]
+fn spoofing() {
+    holds("F");
+}
+
+#[test]
+fn targets_of_tunnels() {
+    let costs = flood(&Group::read("T"), |_| true);
+    let wrong: Vec<_> = costs.iter().flat_map(|cost| cost.wrong.clone()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn floods() {
+    let costs = flood(&Group::read("R"), |_| true);
+    let rows: String = costs.iter().map(row).collect();
+    println!("{rows}");
+    figures("floods", &rows);
+    let wrong: Vec<_> = costs.iter().flat_map(|cost| cost.wrong.clone()).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} are wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn row(cost: &Cost) -> String {
+    let kib = |bytes: f64| (bytes / 1024.0).round();
+    format!(
+        "{}\t{}\t{}\t{}\t{}\n",
+        cost.name,
+        kib(cost.sent),
+        kib(cost.peak),
+        kib(cost.left),
+        (cost.cpu_s * 1000.0).round()
+    )
+}
+
+/// Writes figures for `cargo xtask security-report`, when it asks for them.
+fn figures(name: &str, rows: &str) {
+    if let Some(folder) = std::env::var_os("WAYLINE_FIGURES") {
+        let file = std::path::Path::new(&folder)
+            .join(name)
+            .with_extension("tsv");
+        std::fs::write(file, rows).unwrap();
+    }
 }

@@ -29,6 +29,8 @@ mod silence;
 mod telemetry;
 mod timeouts;
 mod traces;
+#[cfg(feature = "undefended")]
+mod undefended;
 mod unruly;
 mod upgrades;
 mod upstream;

@@ -14,6 +14,7 @@ mod instructions;
 mod process;
 mod pypi;
 mod registry;
+mod report;
 mod test;
 mod tools;
 mod wasm32;
@@ -40,6 +41,7 @@ Commands:
                         Count what requests cost in instructions, under valgrind (installed by apt-get),
                         and fail where it is over 3 % more than benches/instructions.json says; or
                         write that file
+  security-report       Run the tests that have figures of security, and write these into docs/security.md
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
                         eval \"$(cargo xtask wasm32)\"
 ";
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         ["guests"] => guests::build().map(drop),
         ["instructions"] => instructions::run(false),
         ["instructions", "--record"] => instructions::run(true),
+        ["security-report"] => report::run(),
         ["wasm32"] => wasm32::prepare(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

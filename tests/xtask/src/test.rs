@@ -23,6 +23,10 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     if with_zipkin {
         command.args(["--features", "wayline-tests/zipkin"]);
     }
+    if takes_black_box_tests(args) {
+        command.args(["--features", "wayline-tests/undefended"]);
+        command.env("WAYLINE_UNDEFENDED", build_undefended(&root)?);
+    }
     command
         .args(args)
         .env("WAYLINE_BIN", &product)
@@ -49,17 +53,7 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
 /// Builds `wayline` by itself, with the features a user gets, and keeps it under a second name:
 /// `cargo test --workspace` may build and put in its place one with features that tests add.
 fn build_product(root: &Path) -> Result<PathBuf, Error> {
-    let mut command = cargo(root);
-    command.args(["build", "--package", "wayline", "--bin", "wayline"]);
-    command
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit());
-    let output = process::run(&mut command)?;
-    let built =
-        executable_in(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| Error::Missing {
-            what: "cargo built no executable named wayline".to_owned(),
-            remedy: "see core/wayline/Cargo.toml: the package must have that binary".to_owned(),
-        })?;
+    let built = build(root, "wayline", &[])?;
     let kept = built.with_file_name("wayline-under-test");
     let fresh = built.with_file_name(format!(".wayline-under-test-{}", std::process::id()));
     std::fs::hard_link(&built, &fresh)
@@ -69,6 +63,26 @@ fn build_product(root: &Path) -> Result<PathBuf, Error> {
     // A rename between two links to one file leaves both.
     let _ = std::fs::remove_file(&fresh);
     Ok(kept)
+}
+
+/// Builds the program that attacks are tried on without the defence they meet.
+fn build_undefended(root: &Path) -> Result<PathBuf, Error> {
+    build(root, "wayline-undefended", &["--features", "undefended"])
+}
+
+fn build(root: &Path, name: &str, more: &[&str]) -> Result<PathBuf, Error> {
+    let mut command = cargo(root);
+    command.args(["build", "--package", "wayline", "--bin", name]);
+    command
+        .args(more)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = process::run(&mut command)?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    executable_in(&messages, name).ok_or_else(|| Error::Missing {
+        what: format!("cargo built no executable named {name}"),
+        remedy: "see core/wayline/Cargo.toml: the package must have that binary".to_owned(),
+    })
 }
 
 fn cargo(root: &Path) -> Command {
@@ -101,12 +115,12 @@ fn has_zipkin() -> bool {
     }
 }
 
-fn executable_in(messages: &str) -> Option<PathBuf> {
+fn executable_in(messages: &str, name: &str) -> Option<PathBuf> {
     let parsed = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
     parsed
-        .filter(|message: &serde_json::Value| message["target"]["name"] == "wayline")
+        .filter(|message: &serde_json::Value| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -122,8 +136,9 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"other\"},\"executable\":\"/t/other\"}\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"wayline\"},\"executable\":\"/t/wayline\"}\n",
         );
-        assert_eq!(executable_in(messages), Some(PathBuf::from("/t/wayline")));
-        assert_eq!(executable_in("{}"), None);
+        let found = executable_in(messages, "wayline");
+        assert_eq!(found, Some(PathBuf::from("/t/wayline")));
+        assert_eq!(executable_in("{}", "wayline"), None);
     }
 
     #[test]

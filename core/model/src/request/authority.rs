@@ -3,6 +3,7 @@
 use http::header::HeaderValue;
 
 use super::RequestError;
+use crate::defence::stands;
 
 /// Host and optional port, validated.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,6 +16,13 @@ pub struct Authority {
 impl Authority {
     /// Parses `host`, `host:port` or `[v6]:port`: no user info, no path, no list, ASCII only.
     pub fn parse(text: HeaderValue) -> Result<Self, RequestError> {
+        if !stands("authority") {
+            return Ok(Self {
+                host_length: u16::try_from(text.len()).unwrap_or_default(),
+                text,
+                port: None,
+            });
+        }
         let bytes = text.as_bytes();
         let bad = |reason| Err(RequestError::Authority(reason));
         if bytes.is_empty() || bytes.len() > 255 + 6 {

@@ -11,6 +11,7 @@ use http::Method;
 use http::uri::PathAndQuery;
 
 use super::RequestError;
+use crate::defence::stands;
 
 /// MeshConfig `pathNormalization.normalization`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -73,10 +74,10 @@ pub(super) fn canonical(
 /// Normalises a path that begins with a slash; borrowed when it is normal already.
 fn normalize(path: &str, mode: PathNormalization) -> Result<Cow<'_, str>, RequestError> {
     let scan = scan(path.as_bytes(), mode);
-    if scan.nul {
+    if scan.nul && stands("nul-in-path") {
         return Err(RequestError::Path("it holds %00"));
     }
-    if !scan.abnormal || mode == PathNormalization::None {
+    if !scan.abnormal || mode == PathNormalization::None || !stands("path-normalization") {
         return Ok(Cow::Borrowed(path));
     }
     let normal = rewrite(path.as_bytes(), mode);

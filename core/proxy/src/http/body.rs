@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,6 +14,7 @@ use wayline_chain::{CalloutBody, FilteredRequest};
 
 use super::tap::{TapReader, TapWriter, tap};
 use super::trailers::Trailers;
+use crate::timers::Timer;
 
 /// Body bytes kept so that a request can be sent again; beyond that it is sent once.
 const REPLAY_LIMIT: usize = 64 * 1024;
@@ -23,6 +25,9 @@ pub(crate) enum BodyError {
     /// The side that sends it broke off.
     #[error("the body broke off: {0}")]
     Broken(#[from] hyper::Error),
+    /// It came too slowly.
+    #[error("the body came too slowly")]
+    Slow,
     /// A filter ended the exchange.
     #[error("a filter ended the exchange")]
     Filter,
@@ -70,6 +75,44 @@ pub(crate) struct ClientBody {
     attempt: Cell<u32>,
     taps: RefCell<Vec<TapWriter>>,
     trailers: Trailers,
+    pace: Option<Pace>,
+    slow: Cell<bool>,
+}
+
+/// Over how long a body's pace is measured.
+const PACE_SPAN: Duration = Duration::from_secs(30);
+
+/// The slowest a body may come.
+pub(crate) struct Pace {
+    timer: Timer,
+    /// Bytes that must come within the span.
+    least: u64,
+    /// Bytes that had come when it began.
+    before: Cell<u64>,
+}
+
+impl Pace {
+    /// A pace in bytes a second.
+    pub(crate) fn new(timer: Timer, rate: u32) -> Self {
+        Self {
+            timer,
+            least: u64::from(rate) * PACE_SPAN.as_secs(),
+            before: Cell::new(0),
+        }
+    }
+
+    /// To be asked while nothing comes: whether too little has.
+    fn is_missed(&self, received: u64, cx: &Context<'_>) -> bool {
+        if self.timer.lasting_for(PACE_SPAN, cx).is_pending() {
+            return false;
+        }
+        if received - self.before.get() < self.least {
+            return true;
+        }
+        self.before.set(received);
+        self.timer.clear();
+        self.timer.lasting_for(PACE_SPAN, cx).is_ready()
+    }
 }
 
 /// Where the client's bytes come from.
@@ -111,6 +154,11 @@ impl ClientSource {
 impl ClientBody {
     /// Shares a body, behind which these trailers may come.
     pub(crate) fn new(source: ClientSource, trailers: Trailers) -> Rc<Self> {
+        Self::paced(source, trailers, None)
+    }
+
+    /// The same, if it comes no slower than that.
+    pub(crate) fn paced(source: ClientSource, trailers: Trailers, pace: Option<Pace>) -> Rc<Self> {
         Rc::new(Self {
             source: RefCell::new(source),
             sent: RefCell::new(Vec::new()),
@@ -121,7 +169,14 @@ impl ClientBody {
             attempt: Cell::new(0),
             taps: RefCell::default(),
             trailers,
+            pace,
+            slow: Cell::new(false),
         })
+    }
+
+    /// Whether it came too slowly.
+    pub(crate) fn was_slow(&self) -> bool {
+        self.slow.get()
     }
 
     /// The body for one attempt.
@@ -191,14 +246,23 @@ impl ClientBody {
         }
     }
 
+    fn falls_behind(&self, cx: &Context<'_>) -> bool {
+        let pace = self.pace.as_ref();
+        let behind = pace.is_some_and(|pace| pace.is_missed(self.received(), cx));
+        self.slow.set(behind);
+        behind
+    }
+
     fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.ended.get() {
             return Poll::Ready(None);
         }
         let frame = match &mut *self.source.borrow_mut() {
-            ClientSource::Direct(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from))
-            }
+            ClientSource::Direct(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame.map(|frame| frame.map_err(BodyError::from)),
+                Poll::Pending if self.falls_behind(cx) => Some(Err(BodyError::Slow)),
+                Poll::Pending => return Poll::Pending,
+            },
             ClientSource::Filtered(body) => ready!(Pin::new(&mut **body).poll_frame(cx))
                 .map(|frame| frame.map_err(|_| BodyError::Filter)),
             ClientSource::Streamed(body) => ready!(body.as_mut().poll_frame(cx))

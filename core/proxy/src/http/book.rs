@@ -21,6 +21,7 @@ use wayline_telemetry::{
 use super::body::ClientBody;
 use super::reply;
 use crate::ingress::Ingress;
+use crate::limits::Lease;
 use crate::plan::{Bound, Plan};
 use crate::upstream::Attempts;
 
@@ -56,6 +57,8 @@ pub(crate) struct Book {
     pub(crate) log: Option<Box<LogPage>>,
     /// The span, when one is recorded.
     pub(crate) span: Option<Box<OpenSpan>>,
+    /// The memory of its head, until the exchange is over.
+    pub(crate) head: Option<(Lease, Lease)>,
 }
 
 /// What only the access log needs.
@@ -169,6 +172,7 @@ impl Book {
             complete: false,
             log: None,
             span: None,
+            head: None,
         }
     }
 

@@ -25,7 +25,7 @@ use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
 use wayline_telemetry::{GrpcStatus, RequestProtocol, ResponseFlag, ResponseFlags};
 
-use super::body::{BodyError, ClientBody, ClientSource};
+use super::body::{BodyError, ClientBody, ClientSource, Pace};
 use super::book::{Book, Details, Sent};
 use super::reply::{self, Failure};
 use super::trailers::Trailers;
@@ -40,6 +40,17 @@ use crate::upstream::{self, UpstreamBody, UpstreamRequest};
 #[derive(Debug, thiserror::Error)]
 #[error("the exchange was cut")]
 pub(crate) struct Cut;
+
+/// What a request takes in memory beside its fields, and what a field takes, about.
+const HEAD_BYTES: usize = 1024;
+const FIELD_BYTES: usize = 128;
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    let fields = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    HEAD_BYTES + fields.sum::<usize>()
+}
 
 /// A response on its way to the client.
 pub(crate) type Answer = Response<ResponseBody>;
@@ -56,7 +67,18 @@ pub(crate) async fn exchange(
     book.protocol = RequestProtocol::of_content_type(content_type);
     let idle = ingress.worker.timers.timer();
     let patience = ingress.worker.timeouts.stream_idle;
+    let head = head_bytes(request.headers());
+    let lease = ingress
+        .heads
+        .take(head)
+        .zip(ingress.worker.heads.take(head));
     let answer = match bound {
+        _ if lease.is_none() => {
+            let source = ingress.connection.source;
+            let detail = "request heads take as much memory as they may";
+            ingress.worker.refusals.note("overload", source, detail);
+            local(&mut book, reply::overloaded())
+        }
         Some(bound) => {
             // Pinned here: handed on by value, the whole future would be copied for every request.
             let served = {
@@ -70,6 +92,7 @@ pub(crate) async fn exchange(
         }
         None => local(&mut book, reply::not_served()),
     };
+    book.head = lease;
     let (mut parts, body) = answer.into_parts();
     book.code = parts.status.as_u16();
     parts.version = Version::HTTP_11;
@@ -337,7 +360,11 @@ async fn route(
     };
     if !body.is_end_stream() {
         let trailers = Trailers::of(&plan.snapshot.mesh);
-        forward.request.body = Some(ClientBody::new(ClientSource::Direct(body), trailers));
+        let rate = ingress.worker.limits.body_rate;
+        let paced = rate > 0 && body.size_hint().exact().is_some();
+        let pace = paced.then(|| Pace::new(ingress.worker.timers.timer(), rate));
+        let source = ClientSource::Direct(body);
+        forward.request.body = Some(ClientBody::paced(source, trailers, pace));
     }
     match send(ingress, forward, book).await {
         Ok(response) => response.map(ResponseBody::Upstream),

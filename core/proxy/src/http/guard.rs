@@ -81,6 +81,7 @@ pub(crate) struct Gate {
     refusal: Cell<Option<HeadError>>,
     cut: Cell<bool>,
     partial: Cell<bool>,
+    stuck: Cell<bool>,
 }
 
 /// What a connection waits for.
@@ -111,6 +112,16 @@ impl Gate {
     /// Whether a response broke off: the connection must not end as if it were complete.
     pub(crate) fn was_cut_short(&self) -> bool {
         self.cut.get()
+    }
+
+    /// Whether the client takes nothing of what it is sent.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.get()
+    }
+
+    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.stuck.set(outcome.is_pending());
+        outcome
     }
 
     /// What the connection waits for.
@@ -181,7 +192,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
                     if memchr::memchr(b'\n', &unread[self.searched..]).is_none() {
                         self.searched = unread.len();
                         return if unread.len() > MAX_HEAD {
-                            Err(HeadError::TooLarge)
+                            Err(self.too_large())
                         } else {
                             Ok(false)
                         };
@@ -278,6 +289,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
+    /// Why a message that fits nowhere is refused.
+    fn too_large(&self) -> HeadError {
+        let unread = &self.buffer[self.checked..self.end];
+        match (self.framing, memchr::memchr(b'\n', unread)) {
+            (Framing::Head, None) => HeadError::TargetTooLong,
+            _ => HeadError::TooLarge,
+        }
+    }
+
     /// Makes room behind `end`; false when the buffer may not grow further now.
     fn make_room(&mut self) -> bool {
         if self.start == self.end {
@@ -341,7 +361,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Read for Guard<I> {
                 if withheld {
                     return Poll::Pending;
                 }
-                return Poll::Ready(Err(this.refuse(HeadError::TooLarge)));
+                let error = this.too_large();
+                return Poll::Ready(Err(this.refuse(error)));
             }
             let mut free = ReadBuf::new(&mut this.buffer[this.end..]);
             ready!(Pin::new(&mut this.io).poll_read(cx, &mut free))?;
@@ -362,7 +383,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Write for Guard<I> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, data)
+        let this = self.get_mut();
+        this.gate.wrote(Pin::new(&mut this.io).poll_write(cx, data))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -388,7 +410,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Write for Guard<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.gate.wrote(written)
     }
 }
 

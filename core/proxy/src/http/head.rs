@@ -1,6 +1,8 @@
 //! A strict reading of an HTTP/1 request head (RFC 9112 §2–§6): only what the guard must know, which is
 //! where the message ends, and that no other parser could think otherwise.
 
+use wayline_model::defence::stands;
+
 /// Fields a head may hold.
 const MAX_FIELDS: usize = 100;
 
@@ -54,6 +56,9 @@ pub(crate) enum HeadError {
     /// Too long, or too many fields.
     #[error("the head is longer than 60 KiB or has more than 100 fields")]
     TooLarge,
+    /// The request line does not end.
+    #[error("the request line is longer than 60 KiB")]
+    TargetTooLong,
     /// It did not come in time.
     #[error("the head took too long")]
     TooSlow,
@@ -64,6 +69,7 @@ impl HeadError {
     pub(crate) fn status(self) -> http::StatusCode {
         match self {
             Self::TooLarge => http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => http::StatusCode::URI_TOO_LONG,
             Self::TooSlow => http::StatusCode::REQUEST_TIMEOUT,
             _ => http::StatusCode::BAD_REQUEST,
         }
@@ -80,6 +86,7 @@ impl HeadError {
             Self::Connect => "request.connect",
             Self::Chunk => "http1.invalid_chunk",
             Self::TooLarge => "http1.head_too_large",
+            Self::TargetTooLong => "http1.target_too_long",
             Self::TooSlow => "request_header_timeout",
         }
     }
@@ -87,7 +94,11 @@ impl HeadError {
 
 /// Parses a head from the start of `bytes`; `None` when it is not complete yet.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
-    let Some(first) = line(bytes, super::guard::MAX_HEAD)? else {
+    let first = line(bytes, super::guard::MAX_HEAD).map_err(|error| match error {
+        HeadError::TooLarge => HeadError::TargetTooLong,
+        error => error,
+    })?;
+    let Some(first) = first else {
         return Ok(None);
     };
     let version = request_line(first)?;
@@ -113,12 +124,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
             4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let told_before = length.replace(decimal(value)?).is_some();
-                if told_before {
+                if told_before && stands("framing") {
                     return Err(HeadError::Framing);
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if chunked || version == 0 || !value.eq_ignore_ascii_case(b"chunked") {
+                let sound = !chunked && version == 1 && value.eq_ignore_ascii_case(b"chunked");
+                if !sound && stands("framing") {
                     return Err(HeadError::Framing);
                 }
                 chunked = true;
@@ -126,11 +138,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
             _ => {}
         }
     }
-    if hosts > 1 || (hosts == 0 && version == 1) {
+    if (hosts > 1 || (hosts == 0 && version == 1)) && stands("host-count") {
         return Err(HeadError::Host);
     }
     let body = match (length, chunked) {
-        (Some(_), true) => return Err(HeadError::Framing),
+        (Some(_), true) if stands("framing") => return Err(HeadError::Framing),
+        (Some(_), true) => BodyFraming::Chunked,
         (Some(length), false) => BodyFraming::Length(length),
         (None, true) => BodyFraming::Chunked,
         (None, false) => BodyFraming::None,
@@ -226,10 +239,10 @@ fn is_token(b: u8) -> bool {
 
 /// A length: 1 to 18 digits and nothing else.
 fn decimal(value: &[u8]) -> Result<u64, HeadError> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    let sound = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    if !sound && stands("framing") {
         return Err(HeadError::Framing);
     }
-    Ok(value
-        .iter()
-        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    let digits = value.iter().filter(|b| b.is_ascii_digit()).take(18);
+    Ok(digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
+use wayline_model::defence::stands;
 use wayline_model::snapshot::ProxyRole;
 
 use crate::random::Random;
@@ -54,7 +55,7 @@ pub(crate) fn prepare_request(
 /// `x-envoy-*` is what proxies of the mesh tell each other; from outside it is a lie.
 fn remove_internal(headers: &mut HeaderMap) {
     let is_internal = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
-    if headers.keys().any(is_internal) {
+    if headers.keys().any(is_internal) && stands("internal-headers") {
         let internal: Vec<HeaderName> = headers
             .keys()
             .filter(|name| is_internal(name))

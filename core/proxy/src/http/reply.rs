@@ -33,6 +33,10 @@ pub(crate) fn bad_request(error: &RequestError) -> Failure {
         RequestError::Method(_) => (BAD, "request.invalid_method"),
         RequestError::Path(_) => (BAD, "request.invalid_path"),
         RequestError::Header(_) => (BAD, "request.invalid_header"),
+        RequestError::TooManyFields => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "request.too_many_fields",
+        ),
         RequestError::Connect => (BAD, "request.connect"),
         RequestError::Expectation => (StatusCode::EXPECTATION_FAILED, "request.expectation"),
     };
@@ -40,6 +44,14 @@ pub(crate) fn bad_request(error: &RequestError) -> Failure {
     Failure {
         reply: LocalReply::text(status, text, details),
         flags: ResponseFlag::DownstreamProtocolError.into(),
+    }
+}
+
+/// More is asked of us than we can hold.
+pub(crate) fn overloaded() -> Failure {
+    Failure {
+        reply: LocalReply::text(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "overload"),
+        flags: ResponseFlag::OverloadManager.into(),
     }
 }
 
@@ -131,6 +143,12 @@ pub(crate) fn upstream(error: &UpstreamError) -> Failure {
             timed_out("upstream_per_try_timeout", *retried)
         }
         UpstreamError::RequestTimeout => timed_out("response_timeout", false),
+        UpstreamError::SlowClient => (
+            StatusCode::REQUEST_TIMEOUT,
+            Bytes::from_static(b"request body too slow"),
+            "request_body_timeout".into(),
+            ResponseFlag::StreamIdleTimeout.into(),
+        ),
         UpstreamError::Client => (
             StatusCode::BAD_REQUEST,
             Bytes::new(),
@@ -200,7 +218,8 @@ fn percent_encoded(text: &[u8]) -> HeaderValue {
 pub(crate) fn broken_body(error: &BodyError) -> (ResponseFlag, &'static str) {
     match error {
         BodyError::Timeout => (ResponseFlag::UpstreamRequestTimeout, "response_timeout"),
-        BodyError::Broken(_)
+        BodyError::Slow
+        | BodyError::Broken(_)
         | BodyError::Filter
         | BodyError::Superseded
         | BodyError::Tapped

@@ -15,6 +15,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wayline_hbone::FrameGuard;
+use wayline_model::defence::stands;
 use wayline_telemetry::ResponseFlag;
 
 use super::book::{Book, Details, Sent};
@@ -32,11 +34,17 @@ use crate::worker::LocalExecutor;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// HTTP/2 limits at an entrance.
-const MAX_STREAMS: u32 = 100;
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// (The codec's own bound on what small frames cost in memory goes with the connection's window.)
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 const MAX_PENDING_RESETS: usize = 50;
+
+/// Resets a client may provoke by broken frames (CVE-2025-8671).
+const MAX_PROVOKED_RESETS: usize = 100;
+
+/// Bytes of an answer that may wait for the client's window, per stream.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// How much longer than an exchange may be silent its connection may be.
 const STALLED: Duration = Duration::from_secs(2);
@@ -149,6 +157,7 @@ async fn serve_http1(ingress: Rc<Ingress>, io: Io, first: &[u8]) {
 struct Patience<'i> {
     ingress: &'i Ingress,
     timer: Timer,
+    sending: Timer,
     awaited: Awaited,
 }
 
@@ -157,6 +166,7 @@ impl<'i> Patience<'i> {
         Self {
             ingress,
             timer: ingress.worker.timers.timer(),
+            sending: ingress.worker.timers.timer(),
             awaited: Awaited::Request,
         }
     }
@@ -170,6 +180,12 @@ impl<'i> Patience<'i> {
             self.timer.clear();
         }
         let timeouts = &self.ingress.worker.timeouts;
+        if !gate.is_stuck() {
+            self.sending.clear();
+        } else if self.sending.lasting_for(timeouts.send, cx).is_ready() {
+            gate.cut_short();
+            return Poll::Ready(());
+        }
         match awaited {
             Awaited::Request => self.timer.silent_for(timeouts.idle, cx),
             Awaited::Head => self
@@ -225,7 +241,7 @@ async fn http1_exchange(
         return Ok(Response::from_parts(parts, Http1Body::Switched));
     }
     // What a client sent behind a refused upgrade is not HTTP.
-    if asked || ingress.is_leaving() {
+    if (asked && stands("early-data")) || ingress.is_leaving() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
@@ -239,12 +255,16 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
     };
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(ingress.worker.limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS);
-    let io = TokioIo::new(Rewound::new(first, io));
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_PROVOKED_RESETS)
+        .max_send_buf_size(SEND_BUFFER);
+    let limits = ingress.worker.limits.frames;
+    let (io, notice) = FrameGuard::new(Rewound::new(first, io), limits);
+    let io = TokioIo::new(io);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut drain = ingress.worker.drain.connection();
     let mut told = false;
@@ -265,7 +285,10 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
         }
     })
     .await;
-    if let Err(error) = outcome {
+    if let Some(flood) = notice.seen() {
+        let source = ingress.connection.source;
+        ingress.worker.refusals.note(flood.name(), source, flood);
+    } else if let Err(error) = outcome {
         tracing::debug!(%error, "an HTTP/2 connection ended");
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use wayline_model::defence::stands;
 use wayline_model::mesh::MeshSettings;
 use wayline_telemetry::RequestProtocol;
 
@@ -81,7 +82,7 @@ impl Trailers {
             let always = text.starts_with("grpc-") || ALWAYS.contains(&text);
             !banned && (self.lax || always || self.names(name))
         };
-        if trailers.keys().all(passes) {
+        if trailers.keys().all(passes) || !stands("trailers") {
             return trailers;
         }
         let mut passing = HeaderMap::new();

@@ -11,6 +11,7 @@ use http::header::{
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use wayline_model::defence::stands;
 use wayline_model::route::RetryPolicy;
 
 use super::cluster::ClusterState;
@@ -68,6 +69,8 @@ pub(crate) enum UpstreamError {
     Protocol,
     /// The client broke off inside its body.
     Client,
+    /// The client's body came too slowly.
+    SlowClient,
     /// The last attempt took longer than one may.
     AttemptTimeout { retried: bool },
     /// All attempts together took longer than they may.
@@ -138,11 +141,11 @@ pub(crate) async fn send(
             && request
                 .as_ref()
                 .is_some_and(|request| is_idempotent(&request.method));
-        if client_body
-            .as_ref()
-            .is_some_and(|body| body.client_failed())
-        {
-            return Err(UpstreamError::Client);
+        if let Some(body) = client_body.as_ref().filter(|body| body.client_failed()) {
+            return Err(match body.was_slow() {
+                true => UpstreamError::SlowClient,
+                false => UpstreamError::Client,
+            });
         }
         let spent = left == 0;
         let exhausted = |permitted: bool| retried && permitted && spent;
@@ -238,7 +241,9 @@ async fn attempt(
                 {
                     switch(response, connection, in_flight).await
                 }
-                Ok((response, _)) if !has_one_reading(&response) => Err(Failure::Protocol),
+                Ok((response, _)) if !has_one_reading(&response) && stands("response-framing") => {
+                    Err(Failure::Protocol)
+                }
                 Ok((response, connection)) => Ok(split(response, |body| {
                     let under_way = sending.is_some_and(|body| body.is_under_way());
                     let lease = if under_way {

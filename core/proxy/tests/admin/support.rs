@@ -93,6 +93,7 @@ impl Bench {
             drain_delay: Duration::ZERO,
             timeouts: wayline_proxy::Timeouts::default(),
             locality: wayline_model::service::Locality::default(),
+            limits: wayline_proxy::Limits::default(),
         };
         let running = wayline_proxy::start(&settings, inputs)?;
         Ok(Self {

@@ -14,6 +14,7 @@ fn write(dir: &Path, bundle: &PemBundle) {
     fs::write(dir.join("cert-chain.pem"), &bundle.cert_chain).unwrap();
     fs::write(dir.join("key.pem"), &bundle.key).unwrap();
     fs::write(dir.join("root-cert.pem"), &bundle.root_cert).unwrap();
+    fs::write(dir.join("crl.pem"), &bundle.crl).unwrap();
 }
 
 #[test]
@@ -50,6 +51,14 @@ fn a_folder_that_cannot_be_served_with_says_which_file_and_why() {
             },
             "cert-chain.pem",
             "BEGIN CERTIFICATE",
+        ),
+        (
+            PemBundle {
+                crl: b"no list".to_vec(),
+                ..good.clone()
+            },
+            "crl.pem",
+            "BEGIN X509 CRL",
         ),
         (
             PemBundle {

@@ -4,4 +4,5 @@
 
 mod credentials;
 mod handshake;
+mod revocation;
 mod support;

@@ -92,6 +92,7 @@ impl Forged {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap();
         PemBundle {
+            crl: Vec::new(),
             cert_chain: certificate.pem().into_bytes(),
             key: key.serialize_pem().into_bytes(),
             root_cert: root.into_bytes(),

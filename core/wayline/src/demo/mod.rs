@@ -20,7 +20,7 @@ use std::time::Duration;
 use wayline_proxy::Listeners;
 use wayline_tls::DevCa;
 
-use crate::cli::{DemoArgs, RunArgs, Span};
+use crate::cli::{DemoArgs, LimitArgs, RunArgs, Span};
 use crate::failure::Failure;
 use crate::logging::{self, LogFormat, LogLevels};
 use crate::modules::ModuleArgs;
@@ -174,6 +174,8 @@ fn run_args(stage: &Stage) -> RunArgs {
         modules: ModuleArgs::default(),
         zone: String::new(),
         node: String::new(),
+        send_timeout: Span::from(Duration::ZERO),
+        limits: LimitArgs::default(),
         log: None,
         log_format: None,
     }

@@ -21,12 +21,12 @@ use wayline_model::Snapshot;
 use wayline_model::service::Locality;
 use wayline_model::snapshot::ProxyRole;
 use wayline_model::translate::Options;
-use wayline_proxy::{Inputs, Listeners, Running, Settings, Timeouts};
+use wayline_proxy::{FrameLimits, Inputs, Limits, Listeners, Running, Settings, Timeouts};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_tls::{CertificateStore, DevCa};
 use wayline_wasm_host::PluginSource;
 
-use crate::cli::RunArgs;
+use crate::cli::{LimitArgs, RunArgs};
 use crate::failure::Failure;
 use crate::logging::{self, LogLevels};
 use crate::{FAILED, OK, modules};
@@ -206,11 +206,13 @@ fn start(
             head: args.head_timeout.into(),
             idle: args.idle_timeout.into(),
             stream_idle: args.stream_idle_timeout.into(),
+            send: args.send_timeout.into(),
         },
         locality: Locality {
             zone: args.zone.as_str().into(),
             node: args.node.as_str().into(),
         },
+        limits: limits(&args.limits),
     };
     let inputs = Inputs {
         snapshots: publication.snapshots.clone(),
@@ -222,6 +224,25 @@ fn start(
         objects: Some(Arc::new(Objects(publication.objects.clone()))),
     };
     wayline_proxy::start(&settings, inputs).map_err(Failure::from)
+}
+
+fn limits(args: &LimitArgs) -> Limits {
+    let default = Limits::default();
+    let connections = args.max_connections.unwrap_or(default.connections);
+    let per_identity = args.max_connections_per_identity;
+    Limits {
+        connections,
+        connections_per_identity: per_identity.unwrap_or(connections / 4),
+        handshakes: args.max_handshakes,
+        streams: args.max_streams,
+        head_bytes: args.max_head_bytes,
+        head_bytes_per_connection: args.max_head_bytes_per_connection,
+        frames: FrameLimits {
+            control: args.max_control_frames,
+            resets: args.max_resets,
+        },
+        body_rate: args.min_body_rate,
+    }
 }
 
 /// Where filters come from.

@@ -1,0 +1,64 @@
+//! Each defence is seen to be one: without it, the attacks that it is there for succeed.
+
+use std::collections::BTreeMap;
+
+use wayline_tests::attacks::{Group, flood_without, replay_without};
+use wayline_tests::tools;
+
+const GROUPS: [&str; 9] = ["F", "H", "I", "M", "N", "P", "R", "S", "T"];
+
+#[test]
+fn attacks_succeed_without_the_defence_they_name() {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for letter in GROUPS {
+        let group = Group::read(letter);
+        let named = |defence: &Option<String>, name: &str| defence.as_deref() == Some(name);
+        let mut defences: Vec<String> = group
+            .cases
+            .iter()
+            .filter_map(|case| case.defence.clone())
+            .collect();
+        defences.sort();
+        defences.dedup();
+        for defence in defences {
+            let verdict = replay_without(Some(&defence), &group, |case| {
+                named(&case.defence, &defence)
+            });
+            for (case, (right, total, _)) in &verdict.cases {
+                assert!(right < total, "{case} does not need {defence}");
+                *seen.entry(defence.clone()).or_default() += 1;
+            }
+        }
+        let one_each = |defence: &str| {
+            group
+                .floods
+                .iter()
+                .find(|flood| named(&flood.defence, defence))
+                .map(|flood| flood.id.clone())
+        };
+        if let Some(id) = one_each("frame-limits") {
+            let costs = flood_without(Some("frame-limits"), &group, |flood| flood.id == id);
+            for cost in costs {
+                assert!(
+                    !cost.wrong.is_empty(),
+                    "{} needs no frame-limits",
+                    cost.name
+                );
+            }
+            *seen.entry("frame-limits".to_owned()).or_default() += 1;
+        }
+    }
+    println!("{seen:?}");
+    assert!(seen.len() >= 15, "{seen:?}");
+}
+
+#[test]
+fn what_is_shipped_has_no_such_switch() {
+    let has_switch = |program: std::path::PathBuf| {
+        let bytes = std::fs::read(program).unwrap();
+        let switch = b"WAYLINE_DEFENCE_OFF";
+        bytes.windows(switch.len()).any(|window| window == switch)
+    };
+    assert!(has_switch(tools::undefended()));
+    assert!(!has_switch(tools::wayline()));
+}
