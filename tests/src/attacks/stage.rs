@@ -32,6 +32,8 @@ pub struct Stage {
     pub backend: Recorder,
     /// Files and addresses.
     pub mesh: Mesh,
+    /// Whether a defence is switched off.
+    pub without_defence: bool,
     tunnels: RefCell<BTreeMap<String, Tunnel>>,
     bare: RefCell<Option<Tunnel>>,
 }
@@ -84,6 +86,7 @@ impl Stage {
             wayline,
             backend,
             mesh,
+            without_defence: defence.is_some(),
             tunnels: RefCell::default(),
             bare: RefCell::default(),
         }
