@@ -78,7 +78,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
             local,
         }),
     };
-    let served = wayline_hbone::serve(accepted.io, &settings, member.finishing(), handler).await;
+    // Boxed: once for a connection, whose future is moved before it is served.
+    let serving = wayline_hbone::serve(accepted.io, &settings, member.finishing(), handler);
+    let served = Box::pin(serving).await;
     match served {
         Ok(()) => {}
         Err(ServeError::Flood(flood)) => {
