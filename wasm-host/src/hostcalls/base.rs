@@ -1,5 +1,6 @@
 //! Logs, time, contexts, and what concerns the module as a whole.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wasmtime::Caller;
@@ -50,6 +51,7 @@ pub(super) fn write_log(state: &State, level: u32, message: &[u8]) {
         return;
     }
     let message = String::from_utf8_lossy(message);
+    let message = on_one_line(&message);
     match level {
         0 => tracing::trace!(target: "wasm", plugin, "{message}"),
         1 => tracing::debug!(target: "wasm", plugin, "{message}"),
@@ -58,6 +60,23 @@ pub(super) fn write_log(state: &State, level: u32, message: &[u8]) {
         4 => tracing::error!(target: "wasm", plugin, "{message}"),
         _ => tracing::error!(target: "wasm", plugin, critical = true, "{message}"),
     }
+}
+
+/// A module must not be able to write lines that look like ours.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() || c == '\t';
+    if text.chars().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmless(c) {
+            escaped.push(c);
+        } else {
+            escaped.extend(c.escape_default());
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 fn log(mut caller: Caller<'_, State>, level: u32, message: u32, length: u32) -> u32 {
@@ -145,4 +164,15 @@ fn tell_status(
     give(caller, message.len(), message_at, length_at, |target, _| {
         target.copy_from_slice(&message);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_is_in_it() {
+        assert_eq!(on_one_line("plain \u{e4} text\twith tab"), "plain \u{e4} text\twith tab");
+        assert_eq!(on_one_line("a\nb\r\0\u{1b}[2J"), "a\\nb\\r\\u{0}\\u{1b}[2J");
+    }
 }

@@ -29,6 +29,9 @@ fn get(
 }
 
 fn tell(caller: &mut Caller<'_, State>, path: (u32, u32), value_at: u32, length_at: u32) -> Answer {
+    if path.1 == 0 {
+        return Err(Status::SerializationFailure);
+    }
     if path.1 > LONGEST_PATH {
         return Err(Status::NotFound);
     }

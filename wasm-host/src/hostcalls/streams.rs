@@ -72,9 +72,14 @@ fn send_local_response(
 ) -> u32 {
     let mut send = || {
         let (memory, state) = parts(&mut caller)?;
+        let mut headers = headers_of(slice(memory, headers, headers_length)?)?;
+        if body_length > 0 && !headers.contains_key(CONTENT_TYPE) {
+            // As Envoy's local replies.
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
         let reply = LocalReply {
             status: status_of(status)?,
-            headers: headers_of(slice(memory, headers, headers_length)?)?,
+            headers,
             body: Bytes::copy_from_slice(slice(memory, body, body_length)?),
             details: details_of(slice(memory, details, details_length)?).into(),
         };
