@@ -80,9 +80,9 @@ static void anywhere(void) {
   TRY(proxy_increment_metric(id, 1));
   TRY(proxy_record_metric(id, 1));
   TRY(proxy_get_metric(id, &value));
-  TRY(proxy_increment_metric(4711, 1));
-  TRY(proxy_record_metric(4711, 1));
-  TRY(proxy_get_metric(4711, &value));
+  TRY(proxy_increment_metric(4712, 1));
+  TRY(proxy_record_metric(4712, 1));
+  TRY(proxy_get_metric(4712, &value));
   TRY(proxy_get_property(TEXT("nobody\0knows"), OUT));
   TRY(proxy_get_property(TEXT(""), OUT));
   TRY(proxy_call_foreign_function(TEXT("nobody_knows"), TEXT(""), OUT));
@@ -175,9 +175,6 @@ static void parts(void) {
   TRY(proxy_get_buffer_bytes(REQUEST_BODY, 10, 1, OUT));
   TRY(proxy_get_buffer_bytes(REQUEST_BODY, 11, 1, OUT));
   TRY(proxy_get_buffer_bytes(REQUEST_BODY, 0, 0, OUT));
-  TRY(proxy_get_buffer_bytes(REQUEST_BODY, 0xffffffff, 1, OUT));
-  TRY(proxy_get_buffer_bytes(REQUEST_BODY, 1, 0xffffffff, OUT));
-  TRY(proxy_set_buffer_bytes(PLUGIN_CONFIGURATION, 0, 1, TEXT("x")));
   TRY(proxy_set_buffer_bytes(VM_CONFIGURATION, 0, 1, TEXT("x")));
   TRY(proxy_set_buffer_bytes(9, 0, 1, TEXT("x")));
   TRY(proxy_set_buffer_bytes(REQUEST_BODY, 0, 2, TEXT("xyz")));

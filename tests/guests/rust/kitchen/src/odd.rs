@@ -13,6 +13,7 @@ pub(crate) fn request_headers(exchange: &Exchange) -> Action {
             return Action::Pause;
         }
         "/odd-resume-unpaused" => exchange.resume_http_request(),
+        "/odd-log" => info("a line\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J"),
         "/odd-resume-response" => exchange.resume_http_response(),
         "/odd-reply-and-continue" => {
             exchange.send_http_response(403, vec![], Some(b"no\n"));
@@ -24,7 +25,6 @@ pub(crate) fn request_headers(exchange: &Exchange) -> Action {
         }
         "/odd-reply-headers" => {
             let headers = vec![
-                ("content-type", "text/strange"),
                 ("x-twice", "a"),
                 ("x-twice", "b"),
                 ("X-Case", "Kept"),

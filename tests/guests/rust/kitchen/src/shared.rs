@@ -194,7 +194,6 @@ pub(crate) fn properties(exchange: &Exchange) {
         "request.headers.x-absent",
         "request.referer",
         "request.useragent",
-        "request.id",
         "request.protocol",
         "request.query",
         "plugin_name",
@@ -211,8 +210,8 @@ pub(crate) fn properties(exchange: &Exchange) {
         "source.port",
         "destination.port",
         "request.time",
-        "connection.id",
         "connection.mtls",
+        "request.id",
     ] {
         let value = exchange.get_property(path.split('.').collect());
         info(&format!(
