@@ -35,4 +35,5 @@ mod unruly;
 mod upgrades;
 mod upstream;
 mod wasm;
+mod wasm_same;
 mod zones;
