@@ -172,7 +172,10 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_is_in_it() {
-        assert_eq!(on_one_line("plain \u{e4} text\twith tab"), "plain \u{e4} text\twith tab");
+        assert_eq!(
+            on_one_line("plain \u{e4} text\twith tab"),
+            "plain \u{e4} text\twith tab"
+        );
         assert_eq!(on_one_line("a\nb\r\0\u{1b}[2J"), "a\\nb\\r\\u{0}\\u{1b}[2J");
     }
 }
