@@ -53,7 +53,8 @@ pub struct JwksKeys {
 }
 
 impl JwksFetcher {
-    /// Follows the snapshots on a thread of its own.
+    /// Follows the snapshots on a thread of its own. Each attempt's outcome, `fetched` or `failed`, is
+    /// told to `told`.
     ///
     /// # Errors
     ///
@@ -61,6 +62,7 @@ impl JwksFetcher {
     pub fn start(
         snapshots: watch::Receiver<Arc<Snapshot>>,
         client: Client,
+        told: impl Fn(&'static str) + Send + 'static,
     ) -> io::Result<(Self, JwksKeys)> {
         let (book, reader) = watch::channel(Arc::default());
         let (wanted, asked) = mpsc::channel(WANTED);
@@ -70,6 +72,7 @@ impl JwksFetcher {
             .build()?;
         let board = Board {
             client,
+            told: Box::new(told),
             snapshots,
             book,
             entries: HashMap::new(),
@@ -89,6 +92,7 @@ impl JwksFetcher {
 /// What is known, and what is under way.
 struct Board {
     client: Client,
+    told: Box<dyn Fn(&'static str) + Send>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     book: watch::Sender<Arc<JwksBook>>,
     entries: HashMap<JwksLocation, Entry>,
@@ -197,6 +201,7 @@ impl Board {
         let Some(entry) = self.entries.get_mut(&location) else {
             return;
         };
+        (self.told)(if outcome.is_ok() { "fetched" } else { "failed" });
         let now = Instant::now();
         let before = entry.known.take();
         let attempt = before.as_ref().map_or(0, |known| known.attempt) + 1;

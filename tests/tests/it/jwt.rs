@@ -412,6 +412,7 @@ fn keys_are_fetched_from_a_service_of_the_mesh_and_once_for_many_unknown_ones() 
     }
     // Within half a minute of the first: nobody asked again.
     assert_eq!(server.count(), 1);
+    wayline.counted("wayline_jwks_fetches_total", &[("outcome", "fetched")], 1.0);
     drop(wayline);
 }
 
@@ -454,6 +455,10 @@ fn keys_are_not_fetched_from_the_machine_itself_and_only_their_issuer_suffers() 
         (401, "Jwks remote fetch is failed")
     );
     assert_eq!(server.count(), 0);
+    let failed = wayline
+        .metrics()
+        .sum("wayline_jwks_fetches_total", &[("outcome", "failed")]);
+    assert!(failed >= 1.0, "{failed}");
     let of_inline = key.token(&json!({"iss": "inline", "sub": "s"}));
     assert_eq!(bearer(&of_inline).send(tunnel.address).status, 200);
     assert_eq!(Request::get("/").send(tunnel.address).status, 200);

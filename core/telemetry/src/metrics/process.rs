@@ -19,6 +19,7 @@ pub struct ProcessMetrics {
     access_log_dropped: IntCounter,
     mirrored: IntCounterVec,
     policy_marks: IntCounterVec,
+    jwks_fetches: IntCounterVec,
     cert_expiry: IntGaugeVec,
 }
 
@@ -58,6 +59,13 @@ impl ProcessMetrics {
                 "wayline_access_log_dropped_total",
                 "Access log lines dropped because their file did not take them.",
             )?,
+            jwks_fetches: IntCounterVec::new(
+                Opts::new(
+                    "wayline_jwks_fetches_total",
+                    "Attempts to fetch the keys of token issuers, by outcome.",
+                ),
+                &["outcome"],
+            )?,
             policy_marks: IntCounterVec::new(
                 Opts::new(
                     "wayline_policy_marks_total",
@@ -80,9 +88,10 @@ impl ProcessMetrics {
                 &["identity"],
             )?,
         };
-        let collectors: [Box<dyn Collector>; 9] = [
+        let collectors: [Box<dyn Collector>; 10] = [
             Box::new(metrics.mirrored.clone()),
             Box::new(metrics.policy_marks.clone()),
+            Box::new(metrics.jwks_fetches.clone()),
             Box::new(build),
             Box::new(findings),
             Box::new(metrics.config_generation.clone()),
@@ -117,6 +126,11 @@ impl ProcessMetrics {
     /// `dry_run_allowed` and `dry_run_denied`; the rule is named as in logs, or `none`.
     pub fn marked(&self, kind: &'static str, rule: &str) {
         self.policy_marks.with_label_values(&[kind, rule]).inc();
+    }
+
+    /// Counts an attempt to fetch an issuer's keys. Outcomes are `fetched` and `failed`.
+    pub fn jwks_fetch(&self, outcome: &'static str) {
+        self.jwks_fetches.with_label_values(&[outcome]).inc();
     }
 
     /// Counts a copy of a request that was to go to a mirror. Outcomes are literals, e.g. `sent`.

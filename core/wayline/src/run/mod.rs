@@ -109,11 +109,15 @@ impl Serving {
         warn_without_certificate(args, publication);
         take_aliases(&store, &publication.snapshots.borrow());
 
-        let (jwks, keys) =
-            JwksFetcher::start(publication.snapshots.clone(), fetching).map_err(Failure::new)?;
         let hub = MetricsHub::new(env!("CARGO_PKG_VERSION"), MetricsSettings::default())
             .map_err(Failure::new)?;
         let hub = Arc::new(hub);
+        let process = hub.process().clone();
+        let snapshots = publication.snapshots.clone();
+        let (jwks, keys) = JwksFetcher::start(snapshots, fetching, move |outcome| {
+            process.jwks_fetch(outcome);
+        })
+        .map_err(Failure::new)?;
         let host_settings = args.modules.host_settings();
         let plugins = plugins::start(&source, modules, host_settings, &hub)?;
         let filters = sources(keys, plugins);
