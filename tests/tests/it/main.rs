@@ -19,6 +19,7 @@ mod hbone_out;
 mod jwt;
 mod mirrors;
 mod modules;
+mod poison;
 mod protocol;
 mod retries;
 mod routing;
