@@ -34,8 +34,8 @@ struct Crashes {
     barren: u32,
     /// No instance is started before.
     not_before: Option<Instant>,
-    /// Time spent on starting instances since then.
-    spent: Option<(Instant, Duration)>,
+    /// Time spent on starting instances since then, and how many were.
+    spent: Option<(Instant, Duration, u32)>,
 }
 
 /// Shortest and longest pause between two attempts to start an instance.
@@ -43,6 +43,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 
 /// Of each second, how much of a core's time may go into starting instances.
 const START_SHARE: Duration = Duration::from_millis(50);
+
+/// How many instances may be started in a second, however long each takes: a trap now and then is to
+/// cost the streams after it nothing, also where a module is slow to start.
+const FREE_STARTS: u32 = 4;
 
 /// How long a seat stays that no chain uses: chains are made anew when configuration changes, and the
 /// plugin's state is to survive that.
@@ -152,8 +156,9 @@ impl Seat {
             return Err(Unavailable);
         }
         let started = Instance::start(&self.recipe);
-        if let Some((_, spent)) = &mut crashes.spent {
+        if let Some((_, spent, starts)) = &mut crashes.spent {
             *spent += begin.elapsed();
+            *starts += 1;
         }
         if let Err(error) = &started {
             self.report(error);
@@ -182,9 +187,11 @@ impl Crashes {
         let this_second =
             |since: Instant| now.saturating_duration_since(since) < Duration::from_secs(1);
         match self.spent {
-            Some((since, spent)) if this_second(since) => spent < START_SHARE,
+            Some((since, spent, starts)) if this_second(since) => {
+                spent < START_SHARE || starts < FREE_STARTS
+            }
             _ => {
-                self.spent = Some((now, Duration::ZERO));
+                self.spent = Some((now, Duration::ZERO, 0));
                 true
             }
         }
