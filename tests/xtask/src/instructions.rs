@@ -216,7 +216,7 @@ fn judge(before: &Counts, now: &Counts) -> Result<(), Error> {
 }
 
 fn change(before: u64, now: u64) -> f64 {
-    now as f64 / before.max(1) as f64 - 1.0
+    (now as f64 - before as f64) / before.max(1) as f64
 }
 
 fn shown(with: &BTreeMap<String, String>) -> String {

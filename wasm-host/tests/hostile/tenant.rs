@@ -25,9 +25,13 @@ use wayline_wasm_host::{Artifact, Engine, Host, HostSettings, Prepared, WasmFilt
 /// One engine serves all tests: each reserves terabytes of addresses.
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::for_running().unwrap());
 
-/// A host of its own.
+/// A host of its own, that sends nobody to quarantine: what is tried here are budgets on a core.
 pub(crate) fn host() -> Arc<Host> {
-    Host::new(ENGINE.clone(), HostSettings::default())
+    let settings = HostSettings {
+        quarantine: Duration::ZERO,
+        ..HostSettings::default()
+    };
+    Host::new(ENGINE.clone(), settings)
 }
 
 /// A module, ready.

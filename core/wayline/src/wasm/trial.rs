@@ -128,7 +128,7 @@ fn attempt(args: &TrialArgs, logs: &Logs) -> Result<Trial, Failure> {
         logs: Vec::new(),
         callouts: Vec::new(),
     };
-    let mut client = Request::new(request.method.clone(), &args.path()?).authority(&args.host);
+    let mut client = Request::new(request.method, &args.path()?).authority(&args.host);
     for (name, value) in headers(&args.headers)? {
         client = client.header(name.as_str(), &text(&value));
     }
