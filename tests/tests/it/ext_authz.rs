@@ -284,7 +284,7 @@ fn envoy_does_the_same_with_the_answers_of_an_http_server() {
             "x-key",
             "x-envoy-auth-partial-body",
         ];
-        (server.last().method.clone(), seen(&server.last(), &watched))
+        (server.last().method, seen(&server.last(), &watched))
     };
     assert_eq!(asked(tunnel.address), asked(envoy.address));
     drop(wayline);

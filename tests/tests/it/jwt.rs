@@ -296,7 +296,7 @@ fn envoy_says_the_same_to_the_same_tokens() {
             let sent = (backend.count() > before).then(|| {
                 let seen = backend.last();
                 let headers = watched.map(|name| seen.header(name).map(str::to_owned));
-                (seen.target.clone(), headers)
+                (seen.target, headers)
             });
             (verdict, sent)
         });
