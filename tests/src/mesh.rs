@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -154,6 +155,9 @@ impl Mesh {
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
         let dir = self.home.path().join("certificates").join(name);
+        // Two threads that ask for the same one must not mix its files with those of another key.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         if !dir.join("cert-chain.pem").exists() {
             let mut command = Command::new(tools::wayline());
             command.arg("cert").arg("--dev-ca").arg(ca);

@@ -163,6 +163,15 @@ fn a_plugin_runs_at_its_target_and_nowhere_else() {
     });
 }
 
+/// Ends the load also where the test fails, so that it does not go on for ever.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_new_configuration_takes_over_under_load_without_loss() {
     let stage = Stage::new();
@@ -170,6 +179,7 @@ fn a_new_configuration_takes_over_under_load_without_loss() {
     let _wayline = stage.start_ready();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = StopAtEnd(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 let tunnel = stage.mesh.tunnel("default/caller", ECHO_AUTHORITY);
@@ -182,7 +192,6 @@ fn a_new_configuration_takes_over_under_load_without_loss() {
             stage.plug(version, "");
             stage.until_seen("x-plugin", version);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     // No request met a chain without the plugin.
     for request in stage.echo.requests() {
