@@ -1,5 +1,6 @@
 //! HTTP on the way in: the framing guard, the codecs, the exchange, and what closes its book.
 
+pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod book;
 pub(crate) mod exchange;

@@ -21,8 +21,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use wayline_telemetry::ResponseFlag;
 
+use super::answer::ExchangeBody;
 use super::body::BodyError;
-use super::exchange::ExchangeBody;
 use crate::io::Io;
 use crate::upstream::Switched;
 
