@@ -188,7 +188,12 @@ fn once(defence: Option<&str>, flood: &Flood, place: Place, scene: &Scene) -> Co
         }
     }
     stage.backend.answer(None);
-    let others = probe(&stage);
+    // What is sent in many pieces may still be on its way in.
+    let mut others = probe(&stage);
+    eventually_some(|| {
+        others = probe(&stage);
+        others == flood.others
+    });
     // What was sent last has had its turn when this was answered twice.
     std::thread::sleep(Duration::from_millis(500));
     let _answered = probe(&stage);
