@@ -94,10 +94,7 @@ impl Source {
     }
 
     fn port_of(&self, name: &str) -> Option<u16> {
-        let host = format!("{name}.default.svc.cluster.local");
-        let snapshot = self.snapshot();
-        let ports = snapshot.tunnels.by_host.get(host.as_str())?;
-        ports.first().map(|(port, _)| *port)
+        port_of(&self.snapshot(), name)
     }
 
     fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -122,6 +119,12 @@ impl Source {
     fn errors(&self) -> Vec<Finding> {
         errors(&self.findings())
     }
+}
+
+fn port_of(snapshot: &Snapshot, name: &str) -> Option<u16> {
+    let host = format!("{name}.default.svc.cluster.local");
+    let ports = snapshot.tunnels.by_host.get(host.as_str())?;
+    ports.first().map(|(port, _)| *port)
 }
 
 fn served(snapshot: &Snapshot) -> BTreeSet<String> {
@@ -422,6 +425,20 @@ fn of_two_documents_for_one_object_the_first_counts_until_it_goes() {
     fs::remove_file(folder.path("1.yaml")).unwrap();
     source.until("the second counts", |it| it.port_of("a") == Some(83));
     source.until("no duplicate is left", |it| it.errors().is_empty());
+}
+
+#[test]
+fn of_two_roots_the_one_named_first_counts_wherever_they_lie() {
+    let folder = Folder::new();
+    for (file, port) in [("1/a.yaml", 81), ("2/a.yaml", 82)] {
+        folder.write(file, &service_on("a", port));
+    }
+    for (roots, port) in [(["1", "2"], 81), (["2", "1"], 82)] {
+        let paths = ["mesh.yaml", roots[0], roots[1]].map(|root| folder.path(root));
+        let checked = check(&paths, Options::default()).unwrap();
+        assert_eq!(port_of(&checked.snapshot, "a"), Some(port), "{roots:?}");
+        assert_eq!(errors(&checked.findings).len(), 1, "{roots:?}");
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(crate) enum Verb {
 /// Flags of `wayline run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Manifest file or folder; may be given several times.
+    /// Manifest file or folder; may be given several times. Of two documents for one object the first counts.
     #[arg(
         short = 'f',
         long = "file",
@@ -278,7 +278,7 @@ pub(crate) struct CertArgs {
 /// Flags of `wayline check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Manifest file or folder; may be given several times.
+    /// Manifest file or folder; may be given several times. Of two documents for one object the first counts.
     #[arg(
         short = 'f',
         long = "file",

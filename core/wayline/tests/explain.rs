@@ -316,7 +316,8 @@ fn bookinfo_with(more: &str, args: &[&str]) -> Value {
     let file = dir.path().join("more.yaml");
     fs::write(&file, more).unwrap();
     let file = file.to_str().unwrap();
-    let output = explain(&[&["-f", BOOKINFO, "-o", "json", "-f", file], args].concat());
+    // Named first, so that its mesh settings count.
+    let output = explain(&[&["-f", file, "-f", BOOKINFO, "-o", "json"], args].concat());
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

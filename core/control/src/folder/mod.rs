@@ -192,7 +192,7 @@ impl Reader {
         }
         Ok(Self {
             tree: Tree::new(paths.to_vec()),
-            objects: Objects::default(),
+            objects: Objects::new(paths.to_vec()),
             translator: Translator::new(options),
             verdicts: Verdicts::new(),
             troubles: Vec::new(),

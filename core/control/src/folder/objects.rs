@@ -16,9 +16,13 @@ use super::scan::{Change, shown};
 use crate::live::LiveObjects;
 
 /// The objects of all files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Objects {
-    files: BTreeMap<PathBuf, FileObjects>,
+    /// In the order in which they were named to us.
+    roots: Vec<PathBuf>,
+    /// In the order in which the first of two documents for one object counts: as their roots were
+    /// named, then by path. By path alone, where a folder lies would decide.
+    files: BTreeMap<(usize, PathBuf), FileObjects>,
     resources: Resources,
     /// How many documents describe an object, and the place of the first of them. Keyed as findings
     /// name objects.
@@ -44,6 +48,16 @@ struct Place {
 }
 
 impl Objects {
+    pub(crate) fn new(roots: Vec<PathBuf>) -> Self {
+        Self {
+            roots,
+            files: BTreeMap::new(),
+            resources: Resources::default(),
+            places: HashMap::new(),
+            live: LiveObjects::default(),
+        }
+    }
+
     /// What is in force.
     pub(crate) fn resources(&self) -> &Resources {
         &self.resources
@@ -64,20 +78,23 @@ impl Objects {
         let mut changed = false;
         let mut in_place = true;
         for (path, change) in changes {
+            let below = |root: &PathBuf| path.starts_with(root);
+            let root = self.roots.iter().position(below).unwrap_or_default();
+            let key = (root, path);
             match change {
                 Change::Gone => {
                     in_place = false;
-                    self.files.remove(&path);
+                    self.files.remove(&key);
                 }
                 Change::Read(parsed) => {
-                    let known = self.files.remove(&path).unwrap_or_default();
-                    let file = FileObjects::read(&path, parsed, &known);
+                    let known = self.files.remove(&key).unwrap_or_default();
+                    let file = FileObjects::read(&key.1, parsed, &known);
                     if in_place && self.describe_same(&known, &file) {
                         changed |= self.update(&file);
                     } else {
                         in_place = false;
                     }
-                    self.files.insert(path, file);
+                    self.files.insert(key, file);
                 }
             }
         }

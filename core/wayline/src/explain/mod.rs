@@ -28,7 +28,7 @@ use report::Report;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").required(true).multiple(false).args(["files", "admin"]))]
 pub(crate) struct ExplainArgs {
-    /// Manifest file or folder; may be given several times.
+    /// Manifest file or folder; may be given several times. Of two documents for one object the first counts.
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     files: Vec<PathBuf>,
     /// Ask about the objects of a live proxy, at its admin port.
