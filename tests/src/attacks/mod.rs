@@ -22,6 +22,14 @@ pub use recorder::{Recorder, Seen};
 pub use replay::{Verdict, replay, replay_without};
 pub use stage::Stage;
 
+/// Whether a program can be told to leave a defence out.
+#[must_use]
+pub fn has_switch(program: &Path) -> bool {
+    let bytes = std::fs::read(program).expect("the program is there");
+    let switch = b"WAYLINE_DEFENCE_OFF";
+    bytes.windows(switch.len()).any(|window| window == switch)
+}
+
 /// One file of the catalogue.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

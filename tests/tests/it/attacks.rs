@@ -1,6 +1,7 @@
 //! The attack catalogue, group by group, at every entrance.
 
-use wayline_tests::attacks::{Cost, Group, flood, replay};
+use wayline_tests::attacks::{Cost, Group, flood, has_switch, replay};
+use wayline_tests::tools;
 
 fn holds(letter: &str) {
     let group = Group::read(letter);
@@ -64,6 +65,12 @@ fn tunnels() {
 #[test]
 fn spoofing() {
     holds("F");
+}
+
+/// `undefended` sees to it that there is such a switch to look for.
+#[test]
+fn what_is_shipped_has_no_switch_for_defences() {
+    assert!(!has_switch(&tools::wayline()));
 }
 
 #[test]
