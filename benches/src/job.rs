@@ -34,6 +34,25 @@ pub struct Job {
     pub rate: Option<f64>,
     /// Header of every request, if any.
     pub header: Option<(String, String)>,
+    /// A header with which a request must be answered 401, where the contestant verifies tokens.
+    #[serde(default)]
+    pub refused_header: Option<(String, String)>,
+    /// What else is asked while the open loop runs, if anything.
+    #[serde(default)]
+    pub beside: Option<Beside>,
+}
+
+/// A second open loop, of which nothing is recorded and whose answers may be anything. Over HBONE only.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Beside {
+    /// Whom it asks.
+    pub authority: String,
+    /// How often, per second.
+    pub rate: f64,
+    /// One request in so many asks for `path`; others as usual.
+    pub one_in: Option<usize>,
+    /// The unusual path.
+    pub path: String,
 }
 
 /// How requests get into the contestant, and on how many connections.

@@ -23,17 +23,18 @@ mod schedule;
 mod setup;
 pub mod single;
 mod summary;
+pub mod token;
 
 pub use accounting::{AccountingError, core_time, cpu_time, resident_kib};
 pub use backend::Backend;
 pub use exchange::{BODY, Connection, ExchangeError, LARGE, Reply, Request};
 pub use histogram::Histogram;
-pub use job::{Call, Entrance, Job, LoadError, Measurement, OpenLoop};
+pub use job::{Beside, Call, Entrance, Job, LoadError, Measurement, OpenLoop};
 pub use load::run;
-pub use manifests::manifests;
+pub use manifests::{manifests, plugin};
 pub use scene::{
     AUTHORITY, DENIED_PATH, GRPC_PATH, HBONE_BACKEND, HOST, LARGE_PATH, PATH, POD_AUTHORITY,
-    backend_identity, client_identity, waypoint_identity,
+    POISON_PATH, POISONED_AUTHORITY, backend_identity, client_identity, waypoint_identity,
 };
-pub use setup::{Door, Setup, Upstream};
+pub use setup::{Door, Module, Setup, Upstream};
 pub use summary::Summary;

@@ -19,8 +19,8 @@ use crate::accounting::{AccountingError, core_time, cpu_time, resident_kib};
 use crate::caller::{Caller, shown};
 use crate::exchange::{Connection, Request};
 use crate::histogram::Histogram;
-use crate::job::{Call, Entrance, Job, LoadError, Measurement, OpenLoop, SETUP_TIMEOUT};
-use crate::scene::{AUTHORITY, waypoint_identity};
+use crate::job::{Beside, Call, Entrance, Job, LoadError, Measurement, OpenLoop, SETUP_TIMEOUT};
+use crate::scene::{AUTHORITY, PATH, waypoint_identity};
 use crate::schedule::Schedule;
 
 /// Windows as wide as those of a busy client.
@@ -39,7 +39,7 @@ pub async fn run(job: &Job, store: &CertificateStore) -> Result<Measurement, Loa
     let outcome = match job.entrance {
         Entrance::Plain { connections } => {
             let callers = in_time(connect_plain(job, connections)).await?;
-            measure(job, callers).await
+            measure(job, callers, None).await
         }
         Entrance::Http2 {
             connections,
@@ -47,12 +47,16 @@ pub async fn run(job: &Job, store: &CertificateStore) -> Result<Measurement, Loa
         } => {
             let made = connect_http2(job, connections, streams, &mut drivers);
             let callers = in_time(made).await?;
-            measure(job, callers).await
+            measure(job, callers, None).await
         }
         Entrance::Hbone { tunnels, streams } => {
             let made = connect_hbone(job, tunnels, streams, store, &mut drivers);
             let callers = in_time(made).await?;
-            measure(job, callers).await
+            let beside = match &job.beside {
+                Some(beside) => Some(ask_beside(job, beside, store, &mut drivers).await?),
+                None => None,
+            };
+            measure(job, callers, beside).await
         }
         Entrance::Idle { tunnels } => {
             let clients = in_time(connect_tunnels(job, tunnels, store, &mut drivers)).await?;
@@ -77,6 +81,10 @@ async fn in_time<T>(made: impl Future<Output = Result<T, LoadError>>) -> Result<
 async fn connect_plain(job: &Job, connections: usize) -> Result<Vec<Caller<TcpStream>>, LoadError> {
     if let Some(path) = &job.denied_path {
         check_policy(path, tcp(job).await?).await?;
+    }
+    if let Some((name, value)) = &job.refused_header {
+        let forged = Request::get(PATH).with_header(name, value);
+        refuses(PATH, &forged, (401, "401"), tcp(job).await?).await?;
     }
     let mut callers = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -193,7 +201,11 @@ struct Book {
     failed: Notify,
 }
 
-async fn measure<IO>(job: &Job, callers: Vec<Caller<IO>>) -> Result<Measurement, LoadError>
+async fn measure<IO>(
+    job: &Job,
+    callers: Vec<Caller<IO>>,
+    beside: Option<Asking>,
+) -> Result<Measurement, LoadError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -218,7 +230,7 @@ where
         return Err(LoadError::Stalled(job.seconds));
     }
     let open = match job.rate {
-        Some(rate) => Some(open_loop(job, rate, &book).await?),
+        Some(rate) => Some(open_loop(job, rate, &book, beside).await?),
         None => None,
     };
     Ok(Measurement {
@@ -235,17 +247,29 @@ where
 }
 
 /// Latencies at a fixed rate; those that were due and never sent count with what they waited.
-async fn open_loop(job: &Job, rate: f64, book: &Book) -> Result<OpenLoop, LoadError> {
+async fn open_loop(
+    job: &Job,
+    rate: f64,
+    book: &Book,
+    beside: Option<Asking>,
+) -> Result<OpenLoop, LoadError> {
     /// What the closed loop left behind is over after this.
     const TRANSITION: f64 = 0.2;
+    /// What asks beside it has done its worst after this.
+    const FIRST_SHOCK: f64 = 1.0;
+    let transition = match beside {
+        Some(_) => TRANSITION + FIRST_SHOCK,
+        None => TRANSITION,
+    };
     let paced = async {
-        wait(TRANSITION, book).await?;
+        wait(transition, book).await?;
         book.latencies.borrow_mut().clear();
         wait(job.seconds, book).await
     };
     tokio::select! {
         outcome = paced => outcome?,
         () = book.schedule.at_rate(rate) => {}
+        () = pace(beside) => {}
     }
     let mut latencies = book.latencies.borrow_mut();
     let answered = latencies.len() as f64 / job.seconds;
@@ -259,6 +283,71 @@ async fn open_loop(job: &Job, rate: f64, book: &Book) -> Result<OpenLoop, LoadEr
         rate,
         answered,
     })
+}
+
+/// Those who ask beside the load that is measured.
+struct Asking {
+    rate: f64,
+    schedule: Rc<Schedule>,
+    // They end with it.
+    _askers: JoinSet<()>,
+}
+
+/// Streams on which is asked beside the load that is measured.
+const ASKERS: usize = 32;
+
+async fn ask_beside(
+    job: &Job,
+    beside: &Beside,
+    store: &CertificateStore,
+    drivers: &mut JoinSet<()>,
+) -> Result<Asking, LoadError> {
+    let authority = TunnelAuthority::parse(&beside.authority).map_err(|e| failed(job, &e))?;
+    let clients = in_time(connect_tunnels(job, 1, store, drivers)).await?;
+    let schedule = Rc::new(Schedule::default());
+    let turn = Rc::new(Cell::new(0_usize));
+    let mut askers = JoinSet::new();
+    for _ in 0..ASKERS {
+        let [usual, unusual] = [PATH, &beside.path].map(Request::get);
+        let (client, authority) = (clients[0].clone(), authority.clone());
+        let (schedule, turn, one_in) = (Rc::clone(&schedule), Rc::clone(&turn), beside.one_in);
+        askers.spawn_local(async move {
+            let mut connection = None;
+            loop {
+                schedule.next().await;
+                turn.set(turn.get() + 1);
+                let is_unusual = one_in.is_some_and(|one_in| turn.get().is_multiple_of(one_in));
+                let request = if is_unusual { &unusual } else { &usual };
+                let open = match connection.take() {
+                    Some(open) => Ok(open),
+                    None => client
+                        .open(&authority, HeaderMap::new())
+                        .await
+                        .map(Connection::new),
+                };
+                let Ok(mut open) = open else { return };
+                let goes_on = open
+                    .exchange(request)
+                    .await
+                    .is_ok_and(|reply| !reply.closes);
+                connection = goes_on.then_some(open);
+            }
+        });
+    }
+    // Nothing is due before the open loop; a closed one would keep the contestant busy.
+    schedule.wait_for_rate();
+    Ok(Asking {
+        rate: beside.rate,
+        schedule,
+        _askers: askers,
+    })
+}
+
+async fn pace(beside: Option<Asking>) {
+    match beside {
+        Some(asking) => asking.schedule.at_rate(asking.rate).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Nothing but memory.
@@ -285,22 +374,33 @@ async fn check_policy<IO>(path: &str, stream: IO) -> Result<(), LoadError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    refuses(path, &Request::get(path), (403, "403"), stream).await
+}
+
+async fn refuses<IO>(
+    path: &str,
+    request: &Request,
+    (status, expected): (u16, &'static str),
+    stream: IO,
+) -> Result<(), LoadError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let mut connection = Connection::new(stream);
-    let request = Request::get(path);
     let reply = connection
-        .exchange(&request)
+        .exchange(request)
         .await
         .map_err(|source| LoadError::Exchange {
             path: path.to_owned(),
             source,
         })?;
-    if reply.status != 403 {
+    if reply.status != status {
         return Err(LoadError::Answer {
             path: path.to_owned(),
             status: reply.status,
             closes: reply.closes,
             body: shown(reply.body),
-            expected: "403",
+            expected,
         });
     }
     Ok(())
@@ -376,6 +476,8 @@ mod tests {
             seconds: 0.05,
             rate: None,
             header: None,
+            refused_header: None,
+            beside: None,
         }
     }
 

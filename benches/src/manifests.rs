@@ -1,12 +1,14 @@
 //! A [`Setup`] as the manifests a user of Wayline would write.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::policy;
-use crate::scene::{AUTHORITY, HOST, POD_AUTHORITY};
-use crate::setup::{Door, Setup, Upstream};
+use crate::scene::{AUTHORITY, HOST, POD_AUTHORITY, POISONED_AUTHORITY};
+use crate::setup::{Door, Module, Setup, Upstream};
+use crate::token;
 
 /// Rules of one HTTPRoute, where there are many routes; the Gateway API allows 16.
 const RULES_EACH: usize = 10;
@@ -18,7 +20,17 @@ pub fn manifests(setup: &Setup, port: u16, backend: SocketAddr) -> Vec<Value> {
     let pod: Option<SocketAddr> = POD_AUTHORITY.parse().ok();
     let captured = setup.upstream == Upstream::Hbone;
     let endpoint = pod.filter(|_| captured).unwrap_or(backend);
-    let mut items = vec![service(setup, endpoint), slice(setup, endpoint)];
+    let mut items = vec![
+        service(setup, "echo", AUTHORITY, endpoint),
+        slice(setup, "echo", endpoint),
+    ];
+    if setup.module == Some(Module::Poison) {
+        items.push(service(setup, POISONED, POISONED_AUTHORITY, endpoint));
+        items.push(slice(setup, POISONED, endpoint));
+    }
+    if setup.token {
+        items.push(authentication(setup));
+    }
     items.extend(routes(setup));
     match setup.door {
         Door::Hbone => items.extend([
@@ -53,14 +65,42 @@ pub fn manifests(setup: &Setup, port: u16, backend: SocketAddr) -> Vec<Value> {
     items
 }
 
+/// The plugin of a setup, with its module in a file; `None` where there is none.
+#[must_use]
+pub fn plugin(setup: &Setup, module: &Path) -> Option<Value> {
+    let (target, configuration) = match setup.module? {
+        Module::OneHeader => (
+            parent(setup),
+            json!({ "headers": [{ "name": "x-served-by", "value": "bench" }] }),
+        ),
+        Module::Poison => (
+            json!({ "group": "", "kind": "Service", "name": POISONED }),
+            json!({}),
+        ),
+    };
+    Some(json!({
+        "apiVersion": "extensions.istio.io/v1alpha1",
+        "kind": "WasmPlugin",
+        "metadata": { "name": "plugin", "namespace": "bench" },
+        "spec": {
+            "targetRefs": [target],
+            "url": format!("file://{}", module.display()),
+            "pluginConfig": configuration,
+        },
+    }))
+}
+
 /// The service's port, as policies and routes name it.
 fn service_port() -> u16 {
     let port = AUTHORITY.split_once(':').map(|(_, port)| port.parse());
     port.and_then(Result::ok).unwrap_or_default()
 }
 
-fn service(setup: &Setup, endpoint: SocketAddr) -> Value {
-    let (cluster_ip, _) = AUTHORITY.split_once(':').unwrap_or_default();
+/// The service with the poisoned plugin.
+const POISONED: &str = "poisoned";
+
+fn service(setup: &Setup, name: &str, authority: &str, endpoint: SocketAddr) -> Value {
+    let (cluster_ip, _) = authority.split_once(':').unwrap_or_default();
     let protocol = match setup.upstream {
         Upstream::Http1 | Upstream::Hbone => "http",
         Upstream::Http2 => "kubernetes.io/h2c",
@@ -68,7 +108,7 @@ fn service(setup: &Setup, endpoint: SocketAddr) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": { "name": "echo", "namespace": "bench" },
+        "metadata": { "name": name, "namespace": "bench" },
         "spec": {
             "clusterIP": cluster_ip,
             "selector": { "app": "echo" },
@@ -82,7 +122,7 @@ fn service(setup: &Setup, endpoint: SocketAddr) -> Value {
     })
 }
 
-fn slice(setup: &Setup, endpoint: SocketAddr) -> Value {
+fn slice(setup: &Setup, name: &str, endpoint: SocketAddr) -> Value {
     let mut entry = json!({
         "addresses": [endpoint.ip().to_string()],
         "conditions": { "ready": true },
@@ -94,9 +134,9 @@ fn slice(setup: &Setup, endpoint: SocketAddr) -> Value {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": "echo-1",
+            "name": format!("{name}-1"),
             "namespace": "bench",
-            "labels": { "kubernetes.io/service-name": "echo" },
+            "labels": { "kubernetes.io/service-name": name },
         },
         "addressType": "IPv4",
         "endpoints": [entry],
@@ -158,6 +198,18 @@ fn allow(setup: &Setup, name: &str, rules: &Value) -> Value {
         "kind": "AuthorizationPolicy",
         "metadata": { "name": name, "namespace": "bench" },
         "spec": { "action": "ALLOW", "targetRefs": [parent(setup)], "rules": rules },
+    })
+}
+
+fn authentication(setup: &Setup) -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": { "name": "issuer", "namespace": "bench" },
+        "spec": {
+            "targetRefs": [parent(setup)],
+            "jwtRules": [{ "issuer": token::ISSUER, "jwks": token::JWKS }],
+        },
     })
 }
 

@@ -20,6 +20,12 @@ pub const DENIED_PATH: &str = "/nowhere";
 /// The service's address and port: what a client's ztunnel puts into CONNECT.
 pub const AUTHORITY: &str = "10.96.77.1:80";
 
+/// The address and port of a service that has a plugin which does not always end.
+pub const POISONED_AUTHORITY: &str = "10.96.77.2:80";
+
+/// The path at which it does not.
+pub const POISON_PATH: &str = "/x";
+
 /// Where the captured backend takes HBONE. The port is fixed by the mesh, so the address is an
 /// unusual one of the loopback network.
 pub const HBONE_BACKEND: &str = "127.77.0.1:15008";

@@ -32,6 +32,11 @@ impl Schedule {
         }
     }
 
+    /// From now on nothing is due before there is a rate.
+    pub(crate) fn wait_for_rate(&self) {
+        self.open.set(true);
+    }
+
     /// From now on requests are due at this rate, until dropped. It keeps the thread busy: timers tick
     /// in milliseconds, and a burst every millisecond is not a rate.
     pub(crate) async fn at_rate(&self, per_second: f64) {

@@ -13,6 +13,20 @@ pub struct Setup {
     pub routes: usize,
     /// Policies at the service beyond the rules, none of which matches.
     pub policies: usize,
+    /// The Wasm module that is plugged in, if any.
+    pub module: Option<Module>,
+    /// Whether [`crate::token::TOKEN`] is verified.
+    pub token: bool,
+}
+
+/// A Wasm module.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Module {
+    /// `examples/filters/add-header`, which sets one header of every answer; at the gateway.
+    OneHeader,
+    /// One that computes for ever where the path begins with [`crate::POISON_PATH`]; at a second service,
+    /// [`crate::POISONED_AUTHORITY`].
+    Poison,
 }
 
 /// How requests come in.
@@ -43,5 +57,7 @@ impl Setup {
         rules: false,
         routes: 1,
         policies: 0,
+        module: None,
+        token: false,
     };
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use wayline_benches::{Door, Upstream};
+use wayline_benches::{Door, Module, Upstream};
 
 use crate::error::Error;
 use crate::process::{self, Process, accepts, free_port, pinned};
@@ -49,6 +49,10 @@ impl Contestant {
 
     pub(crate) fn enforces_policy(self) -> bool {
         !matches!(self, Self::Bare | Self::Nginx)
+    }
+
+    pub(crate) fn verifies_tokens(self) -> bool {
+        matches!(self, Self::Envoy | Self::Wayline)
     }
 
     /// Starts it for a scene, with its configuration and output in `dir`, and waits until it
@@ -95,8 +99,15 @@ impl Contestant {
 }
 
 /// Installs or builds those who run, and returns a line on the version of each.
-pub(crate) fn set_up(who: impl Iterator<Item = Contestant>) -> Result<Vec<String>, Error> {
-    let who: Vec<Contestant> = who.collect();
+pub(crate) fn set_up(lineup: &[(Scene, Contestant)]) -> Result<Vec<String>, Error> {
+    let who: Vec<Contestant> = lineup.iter().map(|(_, contestant)| *contestant).collect();
+    let one_header = Some(Module::OneHeader);
+    if lineup
+        .iter()
+        .any(|(scene, _)| scene.setup().module == one_header)
+    {
+        process::run(cargo().args(["xtask", "guests", "rust"]))?;
+    }
     let needs = |contestant| who.contains(&contestant);
     let mut versions = Vec::new();
     if needs(Contestant::Nginx) || needs(Contestant::Haproxy) {
@@ -145,6 +156,11 @@ fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace_root());
     command
+}
+
+/// The filter with one header, as `cargo xtask guests` builds it.
+pub(crate) fn one_header() -> PathBuf {
+    workspace_root().join("target/guests/add-header.wasm")
 }
 
 pub(crate) fn workspace_root() -> PathBuf {

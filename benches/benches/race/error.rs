@@ -24,6 +24,8 @@ pub(crate) enum Error {
         reason: String,
         log: String,
     },
+    #[error("the module of a scene is none: {0}")]
+    Module(String),
     #[error("the load generator: {0}")]
     Load(String),
     #[error(transparent)]

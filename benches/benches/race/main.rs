@@ -51,7 +51,7 @@ fn race(options: &Options) -> Result<(), Error> {
         .into_iter()
         .flat_map(|scene| options.contestants(scene).map(move |c| (scene, c)))
         .collect();
-    let versions = contestant::set_up(lineup.iter().map(|(_, contestant)| *contestant))?;
+    let versions = contestant::set_up(&lineup)?;
     let mut stage = Stage::open(options)?;
     let mut entries: Vec<Entry> = lineup.into_iter().map(Entry::new).collect();
     for round in 1..=options.rounds {

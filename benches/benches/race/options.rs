@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use crate::contestant::Contestant;
-use crate::scene::Scene;
+use crate::scene::{Scene, USUAL_RATE};
 
 /// Races Wayline against bare loops, nginx, HAProxy and Envoy: CPU time per request.
 #[derive(Parser)]
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     #[arg(long, env = "WAYLINE_RACE_WARMUP", default_value_t = 1.0)]
     pub(crate) warmup: f64,
     /// Requests per second at which latencies are taken; a fiftieth of it where bodies are large.
-    #[arg(long, env = "WAYLINE_RACE_RATE", default_value_t = 8_000.0)]
+    #[arg(long, env = "WAYLINE_RACE_RATE", default_value_t = USUAL_RATE)]
     rate: f64,
     /// Only these scenes; all by default.
     #[arg(long, env = "WAYLINE_RACE_SCENES", value_delimiter = ',')]

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wayline_benches::{
-    Door, HBONE_BACKEND, POD_AUTHORITY, Upstream, backend_identity, client_identity, policy,
+    Door, HBONE_BACKEND, Module, POD_AUTHORITY, Upstream, backend_identity, client_identity,
+    policy, token,
 };
 
-use crate::contestant::workspace_root;
+use crate::contestant::{one_header, workspace_root};
 use crate::error::{Error, at};
 use crate::process::{output, pinned};
 use crate::scene::Scene;
@@ -89,6 +90,19 @@ pub(crate) fn envoy(
     } else {
         String::new()
     };
+    let filters = [
+        rbac,
+        if setup.token {
+            format!("- {}", envoy_jwt())
+        } else {
+            String::new()
+        },
+        match setup.module {
+            Some(Module::OneHeader) => format!("- {}", envoy_wasm()),
+            Some(Module::Poison) | None => String::new(),
+        },
+    ];
+    let filters = filters.join("\n                  ");
     let upstream = match setup.upstream {
         Upstream::Hbone => "captured",
         Upstream::Http1 | Upstream::Http2 => "plain",
@@ -111,7 +125,7 @@ pub(crate) fn envoy(
             ("HBONE_PORT", hbone_port),
             ("POD_AUTHORITY", POD_AUTHORITY),
             ("UPSTREAM", upstream),
-            ("RBAC", &rbac),
+            ("RBAC", &filters),
             ("ROUTES", &routes),
             ("UPSTREAM_OPTIONS", options),
         ],
@@ -123,6 +137,23 @@ pub(crate) fn envoy(
         .args(["--log-level", "warn", "-c"])
         .arg(path);
     Ok(command)
+}
+
+/// Envoy verifies the token, and hands it on to nobody.
+fn envoy_jwt() -> String {
+    format!(
+        r#"{{ name: envoy.filters.http.jwt_authn, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{ issuer: {{ issuer: "{}", local_jwks: {{ inline_string: '{}' }} }} }}, rules: [ {{ match: {{ prefix: "/" }}, requires: {{ provider_name: issuer }} }} ] }} }}"#,
+        token::ISSUER,
+        token::JWKS
+    )
+}
+
+/// Envoy runs the filter with one header in V8, on the worker itself.
+fn envoy_wasm() -> String {
+    format!(
+        r#"{{ name: envoy.filters.http.wasm, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: {{ name: bench, root_id: "", configuration: {{ "@type": type.googleapis.com/google.protobuf.StringValue, value: '{{"headers":[{{"name":"x-served-by","value":"bench"}}]}}' }}, vm_config: {{ vm_id: bench, runtime: envoy.wasm.runtime.v8, code: {{ local: {{ filename: "{}" }} }} }} }} }} }}"#,
+        one_header().display()
+    )
 }
 
 /// Has Envoy speak HTTP/2 to its backend.

@@ -133,6 +133,22 @@ pub(crate) fn verdicts(entries: &[Entry]) -> String {
                 ratio.median,
             );
         }
+        if let Some((calm, budget)) = wayline.scene.latency_budget()
+            && let Some(ratio) = p99_ratio(wayline, find(entries, calm, Contestant::Wayline))
+        {
+            let verdict = if ratio.median <= budget {
+                "met"
+            } else {
+                "missed"
+            };
+            let _infallible = writeln!(
+                text,
+                "{:<14} p99 / p99 of {:<8} {:>5.2}  budget {budget:.2}  {verdict}",
+                wayline.scene.name(),
+                calm.name(),
+                ratio.median,
+            );
+        }
         for (what, found, most) in absolutes(wayline) {
             let verdict = if found <= most { "met" } else { "missed" };
             let _infallible = writeln!(
@@ -228,6 +244,12 @@ pub(crate) fn find(entries: &[Entry], scene: Scene, contestant: Contestant) -> O
     entries
         .iter()
         .find(|e| e.scene == scene && e.contestant == contestant)
+}
+
+/// The p99 of one to that of another, compared within each round.
+fn p99_ratio(of: &Entry, to: Option<&Entry>) -> Option<Summary> {
+    let pairs = of.rounds.iter().zip(&to?.rounds);
+    Summary::of(pairs.filter_map(|(of, to)| Some(of.open?.p99 / to.open?.p99)))
 }
 
 /// CPU per request of one to that of another, compared within each round.

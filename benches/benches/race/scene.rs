@@ -1,7 +1,9 @@
 //! The scenes: what goes in, what comes out, who takes part, and what Wayline may cost there.
 
 use clap::ValueEnum;
-use wayline_benches::{Call, Door, Entrance, Setup, Upstream};
+use wayline_benches::{
+    Beside, Call, Door, Entrance, Module, POISON_PATH, POISONED_AUTHORITY, Setup, Upstream,
+};
 
 use crate::contestant::Contestant;
 
@@ -22,6 +24,10 @@ pub(crate) enum Scene {
     Upload,
     Churn,
     Idle,
+    Wasm,
+    Jwt,
+    Calm,
+    Poison,
 }
 
 /// What Wayline's CPU time per request is compared with.
@@ -32,6 +38,12 @@ pub(crate) enum Against {
     /// Itself in another scene.
     Itself(Scene),
 }
+
+/// The rate of the open loop where nobody asks for another.
+pub(crate) const USUAL_RATE: f64 = 8_000.0;
+
+/// Requests per second of who is not to notice its neighbour, and of the neighbour.
+const NEIGHBOURS: f64 = 1_000.0;
 
 const POLICY: Setup = Setup {
     rules: true,
@@ -44,7 +56,7 @@ const WAYPOINT: Setup = Setup {
 };
 
 impl Scene {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Plain,
         Self::PlainPolicy,
         Self::H2,
@@ -60,6 +72,10 @@ impl Scene {
         Self::Upload,
         Self::Churn,
         Self::Idle,
+        Self::Wasm,
+        Self::Jwt,
+        Self::Calm,
+        Self::Poison,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -79,6 +95,10 @@ impl Scene {
             Self::Upload => "upload",
             Self::Churn => "churn",
             Self::Idle => "idle",
+            Self::Wasm => "wasm",
+            Self::Jwt => "jwt",
+            Self::Calm => "calm",
+            Self::Poison => "poison",
         }
     }
 
@@ -99,6 +119,12 @@ impl Scene {
             Self::Upload => "`plain` with requests of 1 MiB",
             Self::Churn => "`plain` while a route is changed 1,000 times a second",
             Self::Idle => "10,000 HBONE connections without a stream",
+            Self::Wasm => "`plain` with a Rust filter that sets one header of the answer",
+            Self::Jwt => "`plain` with a token (RS256, 2,048 bits) that is verified",
+            Self::Calm => {
+                "HBONE → HTTP/1.1 at 1,000 requests/s, beside 1,000/s to a service with a plugin"
+            }
+            Self::Poison => "`calm`, where every twentieth request to the plugin never ends in it",
         }
     }
 
@@ -128,6 +154,19 @@ impl Scene {
                 policies: 10_000,
                 ..WAYPOINT
             },
+            Self::Wasm => Setup {
+                module: Some(Module::OneHeader),
+                ..Setup::PLAIN
+            },
+            Self::Jwt => Setup {
+                token: true,
+                ..Setup::PLAIN
+            },
+            Self::Calm | Self::Poison => Setup {
+                module: Some(Module::Poison),
+                door: Door::Hbone,
+                ..Setup::PLAIN
+            },
         }
     }
 
@@ -137,7 +176,11 @@ impl Scene {
                 connections: 4,
                 streams: 4,
             },
-            Self::HbonePlain | Self::HboneHbone | Self::Policies10000 => Entrance::Hbone {
+            Self::HbonePlain
+            | Self::HboneHbone
+            | Self::Policies10000
+            | Self::Calm
+            | Self::Poison => Entrance::Hbone {
                 tunnels: 4,
                 streams: 4,
             },
@@ -156,7 +199,9 @@ impl Scene {
             | Self::Routes10000
             | Self::Download
             | Self::Upload
-            | Self::Churn => Entrance::Plain { connections: 16 },
+            | Self::Churn
+            | Self::Wasm
+            | Self::Jwt => Entrance::Plain { connections: 16 },
         }
     }
 
@@ -175,8 +220,24 @@ impl Scene {
             Self::Idle => None,
             // A request moves 10,000 times as many bytes.
             Self::Download | Self::Upload => Some(0.02),
+            Self::Calm | Self::Poison => Some(NEIGHBOURS / USUAL_RATE),
             _ => Some(1.0),
         }
+    }
+
+    /// What is asked beside the load that is measured.
+    pub(crate) fn beside(self) -> Option<Beside> {
+        let one_in = match self {
+            Self::Calm => None,
+            Self::Poison => Some(20),
+            _ => return None,
+        };
+        Some(Beside {
+            authority: POISONED_AUTHORITY.to_owned(),
+            rate: NEIGHBOURS,
+            one_in,
+            path: POISON_PATH.to_owned(),
+        })
     }
 
     pub(crate) fn is_churning(self) -> bool {
@@ -196,8 +257,16 @@ impl Scene {
                 &[Bare, Envoy, Wayline]
             }
             Self::Routes1000 => &[Envoy, Wayline],
-            Self::Routes10000 | Self::Policies10000 | Self::Churn => &[Wayline],
+            Self::Wasm | Self::Jwt => &[Envoy, Wayline],
+            Self::Routes10000 | Self::Policies10000 | Self::Churn | Self::Calm | Self::Poison => {
+                &[Wayline]
+            }
         }
+    }
+
+    /// What Wayline's p99 may be as a ratio to its p99 in another scene.
+    pub(crate) fn latency_budget(self) -> Option<(Self, f64)> {
+        (self == Self::Poison).then_some((Self::Calm, 1.2))
     }
 
     /// What Wayline may cost as a ratio to something else.
@@ -215,7 +284,16 @@ impl Scene {
             Self::HbonePlain | Self::HboneHbone | Self::Hbone1 | Self::Hbone64 => HBONE,
             Self::Routes1000 | Self::Routes10000 => &[(Against::Itself(Self::Plain), 1.1)],
             Self::Policies10000 => &[(Against::Itself(Self::HbonePlain), 1.1)],
-            Self::H2 | Self::Grpc | Self::Download | Self::Upload | Self::Churn | Self::Idle => &[],
+            Self::Wasm => &[(Against::Itself(Self::Plain), 1.04)],
+            Self::H2
+            | Self::Grpc
+            | Self::Download
+            | Self::Upload
+            | Self::Churn
+            | Self::Idle
+            | Self::Jwt
+            | Self::Calm
+            | Self::Poison => &[],
         }
     }
 }

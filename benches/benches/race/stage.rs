@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use tempfile::TempDir;
 use wayline_benches::{
-    DENIED_PATH, Job, Measurement, backend_identity, client_identity, waypoint_identity,
+    DENIED_PATH, Job, Measurement, backend_identity, client_identity, token, waypoint_identity,
 };
 use wayline_tls::{DEFAULT_LIFETIME, DevCa};
 
@@ -85,7 +85,10 @@ impl Stage {
             warmup: options.warmup,
             seconds: options.seconds,
             rate: options.rate(scene),
-            header: None,
+            header: scene.setup().token.then(token::header),
+            refused_header: (scene.setup().token && contestant.verifies_tokens())
+                .then(token::forged_header),
+            beside: scene.beside(),
         };
         let churn = scene.is_churning().then(|| Churn::start(&dir));
         let measurement = self

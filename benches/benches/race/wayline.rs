@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use wayline_benches::{Door, manifests};
+use wayline_benches::{Door, Module, manifests, plugin};
 
-use crate::contestant::workspace_root;
+use crate::contestant::{one_header, workspace_root};
 use crate::error::{Error, at};
 use crate::process::{free_port, output, pinned};
 use crate::scene::Scene;
@@ -24,11 +24,12 @@ pub(crate) fn command(
     let folder = dir.join("manifests");
     std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
     let path = folder.join("bench.json");
-    let list = json!({
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": manifests(&scene.setup(), address.port(), places.backend),
-    });
+    let setup = scene.setup();
+    let mut items = manifests(&setup, address.port(), places.backend);
+    if let Some(module) = setup.module {
+        items.extend(plugin(&setup, &file(module, dir)?));
+    }
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     std::fs::write(&path, format!("{list:#}")).map_err(at("write", &path))?;
 
     let status = free_port()?;
@@ -51,7 +52,22 @@ pub(crate) fn command(
         Door::Plain => free_port()?,
     };
     command.args(["--hbone", &hbone.to_string(), "--workers", "1"]);
+    if setup.module.is_some() {
+        command.arg("--wasm-cache-dir").arg(dir.join("cache"));
+    }
     Ok((command, status))
+}
+
+/// Where a module is.
+fn file(module: Module, dir: &Path) -> Result<PathBuf, Error> {
+    if module == Module::OneHeader {
+        return Ok(one_header());
+    }
+    let path = dir.join("poison.wasm");
+    let text = include_str!("poison.wat");
+    let binary = wat::parse_str(text).map_err(|error| Error::Module(error.to_string()))?;
+    std::fs::write(&path, binary).map_err(at("write", &path))?;
+    Ok(path)
 }
 
 pub(crate) fn version() -> Result<String, Error> {

@@ -35,8 +35,8 @@ Commands:
                         `test` does so by itself where both are at hand
   test [-- ARGS…]       Set up the tools, build the wayline binary, run all tests of the workspace.
                         ARGS go to `cargo test`.
-  guests                Build the Proxy-Wasm filters that the tests run, in Rust, Go, C and
-                        AssemblyScript, into target/guests. `test` does so by itself
+  guests [rust]         Build the Proxy-Wasm filters that the tests run, in Rust, Go, C and
+                        AssemblyScript, or those in Rust only, into target/guests. `test` does so by itself
   instructions [--record]
                         Count what requests cost in instructions, under valgrind (installed by apt-get),
                         and fail where it is over 3 % more than benches/instructions.json says; or
@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
         ["guests"] => guests::build().map(drop),
+        ["guests", "rust"] => guests::build_rust().map(drop),
         ["instructions"] => instructions::run(false),
         ["instructions", "--record"] => instructions::run(true),
         ["security-report"] => report::run(),

@@ -18,15 +18,20 @@ use crate::tools::{self, Tools};
 pub(crate) fn build() -> Result<PathBuf, Error> {
     let tools = Tools::open()?;
     let root = tools::workspace_root()?;
-    let guests = Guests {
-        sources: root.join("tests/guests"),
-        out: root.join("target/guests"),
-    };
-    process::make_dir(&guests.out)?;
+    let guests = Guests::of(&root)?;
     rust::build(&tools, &root, &guests)?;
     go::build(&tools, &guests)?;
     c::build(&tools, &guests)?;
     assemblyscript::build(&tools, &guests)?;
+    Ok(guests.out)
+}
+
+/// Builds those in Rust.
+pub(crate) fn build_rust() -> Result<PathBuf, Error> {
+    let tools = Tools::open()?;
+    let root = tools::workspace_root()?;
+    let guests = Guests::of(&root)?;
+    rust::build(&tools, &root, &guests)?;
     Ok(guests.out)
 }
 
@@ -37,6 +42,15 @@ struct Guests {
 }
 
 impl Guests {
+    fn of(root: &Path) -> Result<Self, Error> {
+        let guests = Self {
+            sources: root.join("tests/guests"),
+            out: root.join("target/guests"),
+        };
+        process::make_dir(&guests.out)?;
+        Ok(guests)
+    }
+
     /// Builds `<name>.wasm` by `compile`, which is given the path to write, unless it was built by the
     /// same `compiler` (any text that differs when it is used otherwise) from the same `sources`.
     fn module(
