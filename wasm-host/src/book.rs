@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use wayline_model::defence::stands;
 use wayline_telemetry::Throttle;
 
 use crate::callbacks::Callback;
@@ -190,6 +191,7 @@ impl PluginBook {
             .ok()
             .and_then(|bytes| quota.left.checked_sub(bytes));
         match left {
+            _ if !stands("wasm-log-quota") => true,
             Some(left) => {
                 quota.left = left;
                 true

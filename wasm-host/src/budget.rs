@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+use wayline_model::defence::stands;
 
 use crate::engine::TICK;
 use crate::state::State;
@@ -41,12 +42,14 @@ fn at_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDead
     let now = thread_time();
     let since = *budget.since.get_or_insert(now);
     let left = budget.granted.saturating_sub(now.saturating_sub(since));
-    if left.is_zero() {
+    if left.is_zero() && stands("wasm-budget") {
         budget.overrun = true;
         return Ok(UpdateDeadline::Interrupt);
     }
     let ticks = left.as_nanos().div_ceil(TICK.as_nanos());
-    Ok(UpdateDeadline::Continue(u64::try_from(ticks).unwrap_or(1)))
+    Ok(UpdateDeadline::Continue(
+        u64::try_from(ticks).unwrap_or(1).max(1),
+    ))
 }
 
 fn thread_time() -> Duration {

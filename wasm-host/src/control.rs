@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use wayline_chain::{Direction, LocalReply};
+use wayline_model::defence::stands;
 
 use crate::callouts::Delivery;
 use crate::place::Place;
@@ -91,7 +92,11 @@ impl StreamControl {
 
     /// Answers the stream. Only the first answer counts.
     pub(crate) fn reply(&self, reply: LocalReply) {
-        self.reply.borrow_mut().get_or_insert(reply);
+        let mut first = self.reply.borrow_mut();
+        if first.is_none() || !stands("wasm-one-reply") {
+            *first = Some(reply);
+        }
+        drop(first);
         self.wake_all();
     }
 

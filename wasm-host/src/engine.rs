@@ -12,7 +12,10 @@ use wasmtime::{
     Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
+use wayline_model::defence::stands;
+
 use crate::error::EngineError;
+use crate::state::TABLE_ELEMENTS;
 
 /// Instances that may live at once in the process, contexts inside them not counted.
 const MAX_INSTANCES: u32 = 4096;
@@ -162,24 +165,29 @@ fn config() -> Config {
     config
         .cranelift_opt_level(OptLevel::Speed)
         .epoch_interruption(true)
-        .max_wasm_stack(STACK)
+        .max_wasm_stack(if stands("wasm-stack") { STACK } else { 1 << 30 })
         .memory_init_cow(true)
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false);
+        .wasm_memory64(!stands("wasm-features"))
+        .wasm_multi_memory(!stands("wasm-features"));
     config
 }
 
 fn pool() -> PoolingAllocationConfig {
+    let table_elements = if stands("wasm-table-limit") {
+        TABLE_ELEMENTS
+    } else {
+        10 * TABLE_ELEMENTS
+    };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(MAX_INSTANCES)
         .total_memories(MAX_INSTANCES)
         .total_tables(MAX_INSTANCES)
         .max_memories_per_module(1)
         .max_tables_per_module(8)
-        .table_elements(100_000)
+        .table_elements(table_elements)
         .max_unused_warm_slots(64)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(64 << 10);

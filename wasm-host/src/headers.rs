@@ -8,6 +8,7 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use wayline_chain::RequestContext;
+use wayline_model::defence::stands;
 use wayline_model::request::Authority;
 
 use crate::pairs;
@@ -117,7 +118,7 @@ pub(crate) fn view(state: &State, map: Map) -> Option<View<'_>> {
             let metadata = state.callouts.metadata.as_ref()?;
             (metadata.0 == map).then(|| View::plain(&metadata.1))
         }
-        _ if exchange.owner == 0 || exchange.owner != state.context() => None,
+        _ if !state.has_exchange() => None,
         Map::RequestHeaders => Some(View::of_request(&exchange.context)),
         Map::ResponseHeaders => {
             let head = exchange.context.response.as_ref()?;
@@ -150,12 +151,16 @@ pub(crate) fn set(state: &mut State, map: Map, name: &[u8], value: &[u8], edit: 
     if is_framing(&name) {
         return Err(Status::BadArgument);
     }
-    if name == CONTENT_LENGTH && headers.get(CONTENT_LENGTH) != Some(&value) {
+    if name == CONTENT_LENGTH
+        && headers.get(CONTENT_LENGTH) != Some(&value)
+        && stands("wasm-content-length")
+    {
         // The chain says how long a body is, once filters are done with it.
         headers.remove(CONTENT_LENGTH);
         return Ok(());
     }
-    let full = headers.len() >= pairs::MAX_ENTRIES || is_too_much(headers, &value);
+    let full = (headers.len() >= pairs::MAX_ENTRIES || is_too_much(headers, &value))
+        && stands("wasm-map-limits");
     match edit {
         Edit::Add if full => return Err(Status::BadArgument),
         Edit::Add => drop(headers.append(name, value)),
@@ -243,7 +248,7 @@ fn set_pseudo(state: &mut State, map: Map, name: &[u8], value: &[u8]) -> Answer 
         }
         (Map::RequestHeaders, b":path") => {
             let path = PathAndQuery::try_from(value).map_err(|_| Status::BadArgument)?;
-            if !value.starts_with(b"/") && value != b"*" {
+            if !value.starts_with(b"/") && value != b"*" && stands("wasm-paths") {
                 return Err(Status::BadArgument);
             }
             if context.request().path != path {
@@ -269,8 +274,7 @@ fn set_pseudo(state: &mut State, map: Map, name: &[u8], value: &[u8]) -> Answer 
 
 /// The headers of a map that is in the module's hands and not only to be read.
 fn editable(state: &mut State, map: Map) -> Result<&mut HeaderMap, Status> {
-    let owned = state.exchange.owner != 0 && state.exchange.owner == state.context();
-    if !owned {
+    if !state.has_exchange() {
         return Err(Status::BadArgument);
     }
     let exchange = &mut state.exchange;
@@ -299,6 +303,9 @@ fn is_too_much(headers: &HeaderMap, value: &HeaderValue) -> bool {
 
 /// Headers by which peers agree where a message ends, or what comes after it.
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    if !stands("wasm-framing") {
+        return false;
+    }
     *name == TRANSFER_ENCODING
         || *name == CONNECTION
         || *name == TE

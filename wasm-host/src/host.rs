@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use wayline_model::defence::stands;
 use wayline_model::plugin::{EnvironmentValue, Plugin};
-
 use wayline_telemetry::MetricsHub;
 
 use crate::book::PluginBook;
@@ -68,7 +68,11 @@ impl Host {
     pub(crate) fn book(&self, plugin: &Plugin) -> Arc<PluginBook> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         let book = books
-            .entry(Arc::clone(&plugin.name))
+            .entry(if stands("wasm-own-book") {
+                Arc::clone(&plugin.name)
+            } else {
+                Arc::default()
+            })
             .or_insert_with(|| Arc::new(PluginBook::new(Arc::clone(&plugin.name))));
         Arc::clone(book)
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use wayline_model::defence::stands;
+
 use crate::status::Status;
 
 /// Upper bounds of histograms, as Envoy has them.
@@ -55,7 +57,7 @@ impl Metrics {
                 Err(Status::BadArgument)
             };
         }
-        if metrics.len() >= most as usize {
+        if metrics.len() >= most as usize && stands("wasm-metric-names") {
             return Err(Status::InternalFailure);
         }
         let made = Arc::new(made);

@@ -1,5 +1,7 @@
 //! Maps as the ABI writes them: `u32 n; n × (u32, u32) lengths; n × (name, 0, value, 0)`, little endian.
 
+use wayline_model::defence::stands;
+
 /// Bytes that a map may have.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
@@ -51,12 +53,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if bytes.is_empty() {
         return Some(Vec::new());
     }
-    if bytes.len() > MAX_BYTES {
+    if bytes.len() > MAX_BYTES && stands("wasm-map-limits") {
         return None;
     }
     let (count, rest) = split_u32(bytes)?;
     let count = count as usize;
-    if count > MAX_ENTRIES {
+    if count > MAX_ENTRIES && stands("wasm-map-limits") {
         return None;
     }
     let (mut lengths, mut rest) = rest.split_at_checked(count * 8)?;

@@ -137,7 +137,7 @@ fn of_exchange(state: &State, first: &str, rest: &[&str], out: &mut Out<'_>) -> 
 
 fn exchange(state: &State) -> Option<&Exchange> {
     let exchange = &state.exchange;
-    (exchange.owner != 0 && exchange.owner == state.context()).then_some(exchange)
+    state.has_exchange().then_some(exchange)
 }
 
 fn place(state: &State) -> Option<&Place> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use wayline_chain::Callout;
+use wayline_model::defence::stands;
 use wayline_model::plugin::{Isolation, Plugin, PluginKey};
 
 use crate::error::StartError;
@@ -66,7 +67,12 @@ impl Seat {
         plugin: &Arc<Plugin>,
         callout: &Rc<dyn Callout>,
     ) -> Rc<Self> {
-        let key = (plugin.key, *prepared.fingerprint());
+        let own = if stands("wasm-own-instance") {
+            plugin.key
+        } else {
+            PluginKey([0; 32])
+        };
+        let key = (own, *prepared.fingerprint());
         let known = SEATS.with_borrow(|seats| seats.get(&key).cloned());
         if let Some(seat) = known
             && Arc::ptr_eq(&seat.recipe.host, host)
@@ -150,9 +156,8 @@ impl Seat {
         let begin = Instant::now();
         // Where each stream has an instance, starting one is part of serving it.
         let repairs = self.recipe.plugin.isolation == Isolation::Plugin || crashes.barren > 0;
-        if crashes.not_before.is_some_and(|time| begin < time)
-            || repairs && !crashes.may_spend(begin)
-        {
+        let too_soon = crashes.not_before.is_some_and(|time| begin < time);
+        if (too_soon || repairs && !crashes.may_spend(begin)) && stands("wasm-crash-backoff") {
             return Err(Unavailable);
         }
         let started = Instance::start(&self.recipe);
@@ -220,7 +225,7 @@ async fn keep(key: Key, seat: Weak<Seat>, callout: Rc<dyn Callout>) {
             Some(seat) => Rc::strong_count(&seat) <= 2,
             None => return,
         };
-        if unused && idle {
+        if unused && idle && stands("wasm-retirement") {
             let seat = SEATS.with_borrow_mut(|seats| seats.remove(&key));
             drop(seat);
             return;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use wayline_model::defence::stands;
 
 use crate::status::Status;
 
@@ -74,12 +75,13 @@ impl Shared {
     pub(crate) fn set(&self, key: &[u8], value: &[u8], cas: u32) -> Result<(), Status> {
         let data = &mut *lock(&self.data);
         let known = data.entries.get(key);
-        if cas != 0 && known.is_some_and(|(_, version)| *version != cas) {
+        let changed = known.is_some_and(|(_, version)| *version != cas);
+        if cas != 0 && changed && stands("wasm-cas") {
             return Err(Status::CasMismatch);
         }
         let size = |value: &[u8]| key.len() + value.len() + ENTRY_BYTES;
         let bytes = data.bytes - known.map_or(0, |(value, _)| size(value)) + size(value);
-        if bytes > DATA_BYTES {
+        if bytes > DATA_BYTES && stands("wasm-shared-data-limit") {
             return Err(Status::InternalFailure);
         }
         data.bytes = bytes;
@@ -124,7 +126,7 @@ impl Shared {
         let queues = &mut *lock(&self.queues);
         let full = queues.items >= QUEUE_ITEMS || queues.bytes + item.len() > QUEUE_BYTES;
         let queue = queues.get(token).ok_or(Status::NotFound)?;
-        if full {
+        if full && stands("wasm-queue-limit") {
             queues.dropped += 1;
             return Ok(Enqueued::Dropped(queues.dropped));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wayline_model::authentication::VerifiedToken;
+use wayline_model::defence::stands;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
 use wayline_model::workload::Workload;
@@ -136,7 +137,7 @@ impl RequestContext {
 
     /// Whether somebody changed what policies look at since the last time this was asked.
     pub fn take_rewritten(&mut self) -> bool {
-        std::mem::take(&mut self.rewritten)
+        std::mem::take(&mut self.rewritten) && stands("reauthorization")
     }
 
     /// The request, when the exchange goes upstream.

@@ -9,6 +9,7 @@ use std::task;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use wayline_model::defence::stands;
 
 use crate::chain::Slot;
 use crate::context::RequestContext;
@@ -429,7 +430,10 @@ impl Visit<'_> {
 
     fn tell_body(&mut self, station: &mut Station, end: bool) -> Result<Step, Fate> {
         let more = std::mem::take(&mut station.arrival.body);
-        if station.pause == Pause::Fed && station.held.len() + more.len() > self.limit {
+        if station.pause == Pause::Fed
+            && station.held.len() + more.len() > self.limit
+            && stands("held-bodies")
+        {
             return Err(Fate::Overflow);
         }
         append(&mut station.held, more);

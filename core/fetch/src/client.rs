@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
+use wayline_model::defence::stands;
 use wayline_tls::PublicTls;
 
 use crate::dial::{LONGEST, dial, dial_service};
@@ -135,7 +136,12 @@ impl Client {
         at: &Mutex<Url>,
     ) -> Result<Fetched, FetchError> {
         let first = request.url.clone();
-        for _ in 0..=limits.redirects {
+        let redirects = if stands("fetch-redirects") {
+            limits.redirects
+        } else {
+            100
+        };
+        for _ in 0..=redirects {
             let fetched = self.hop(&request, limits, deadline).await?;
             let Some(next) = redirection(&request, &fetched)? else {
                 return Ok(fetched);
@@ -296,7 +302,7 @@ where
             limit: limits.body,
         };
         let mut body = pin!(body);
-        if body.size_hint().lower() > limits.body {
+        if body.size_hint().lower() > limits.body && stands("fetch-length") {
             return Err(too_large());
         }
         let mut taken = BytesMut::new();
@@ -304,7 +310,7 @@ where
             let Ok(data) = frame.map_err(broken)?.into_data() else {
                 continue;
             };
-            if (taken.len() + data.len()) as u64 > limits.body {
+            if (taken.len() + data.len()) as u64 > limits.body && stands("fetch-length") {
                 return Err(too_large());
             }
             taken.extend_from_slice(&data);

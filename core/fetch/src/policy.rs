@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use wayline_model::defence::stands;
 
 /// Decides on resolved addresses. The default allows what is reachable on the public internet.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -87,7 +88,12 @@ impl AddressPolicy {
 
     fn judge(&self, address: IpAddr, reason: Option<Reason>) -> Result<(), Reason> {
         match reason {
-            Some(reason) if !self.allowed.iter().any(|net| net.contains(&address)) => Err(reason),
+            Some(reason)
+                if !self.allowed.iter().any(|net| net.contains(&address))
+                    && stands("fetch-addresses") =>
+            {
+                Err(reason)
+            }
             _ => Ok(()),
         }
     }

@@ -11,6 +11,11 @@ pub const fn stands(_name: &str) -> bool {
     true
 }
 
+/// Tells a process that is started with an environment of its own what is switched off: here nothing.
+#[cfg(not(feature = "undefended"))]
+#[inline(always)]
+pub fn hand_down(_command: &mut std::process::Command) {}
+
 /// The variable that names what is switched off.
 #[cfg(feature = "undefended")]
 pub const SWITCH: &str = "WAYLINE_DEFENCE_OFF";
@@ -22,4 +27,12 @@ pub fn stands(name: &str) -> bool {
     static OFF: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     let off = OFF.get_or_init(|| std::env::var(SWITCH).ok());
     off.as_deref() != Some(name)
+}
+
+/// Tells a process that is started with an environment of its own what is switched off.
+#[cfg(feature = "undefended")]
+pub fn hand_down(command: &mut std::process::Command) {
+    if let Ok(off) = std::env::var(SWITCH) {
+        command.env(SWITCH, off);
+    }
 }

@@ -8,6 +8,7 @@
 mod bytes;
 mod flood;
 mod frames;
+mod modules;
 mod recorder;
 mod replay;
 mod stage;
@@ -18,6 +19,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use flood::{Cost, Flood, flood, flood_without};
+pub use modules::HostileModule;
 pub use recorder::{Recorder, Seen};
 pub use replay::{Verdict, replay, replay_without};
 pub use stage::Stage;

@@ -1,6 +1,8 @@
 //! The attack catalogue, group by group, at every entrance.
 
-use wayline_tests::attacks::{Cost, Group, flood, has_switch, replay};
+use std::process::Command;
+
+use wayline_tests::attacks::{Cost, Group, HostileModule, flood, has_switch, replay};
 use wayline_tests::tools;
 
 fn holds(letter: &str) {
@@ -71,6 +73,19 @@ fn spoofing() {
 #[test]
 fn what_is_shipped_has_no_switch_for_defences() {
     assert!(!has_switch(&tools::wayline()));
+}
+
+/// What `undefended` tries without a defence is there.
+#[test]
+fn hostile_modules_have_the_tests_that_their_catalogue_names() {
+    let program = std::env::current_exe().unwrap();
+    let listed = Command::new(program).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for case in HostileModule::catalogue() {
+        let Some(test) = case.black_box else { continue };
+        let known = listed.lines().any(|line| line == format!("{test}: test"));
+        assert!(known, "{}: no test {test}", case.id);
+    }
 }
 
 #[test]

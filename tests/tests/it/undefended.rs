@@ -1,8 +1,9 @@
 //! Each defence is seen to be one: without it, the attacks that it is there for succeed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Output};
 
-use wayline_tests::attacks::{Group, flood_without, has_switch, replay_without};
+use wayline_tests::attacks::{Group, HostileModule, flood_without, has_switch, replay_without};
 use wayline_tests::tools;
 
 const GROUPS: [&str; 9] = ["F", "H", "I", "M", "N", "P", "R", "S", "T"];
@@ -56,4 +57,42 @@ fn attacks_succeed_without_the_defence_they_name() {
 #[test]
 fn this_program_has_the_switch() {
     assert!(has_switch(&tools::undefended()));
+}
+
+/// Hostile modules and registries: tests of this program fail with a proxy that lacks the defence their
+/// catalogue names, and pass with one that has them all.
+#[test]
+fn modules_do_harm_without_the_defence_they_name() {
+    let cases: Vec<_> = HostileModule::catalogue()
+        .into_iter()
+        .filter_map(|case| Some((case.black_box?, case.id, case.defence)))
+        .collect();
+    let tests: BTreeSet<_> = cases.iter().map(|(test, ..)| test).collect();
+    for test in tests {
+        let ended = again(test, None);
+        assert!(ended.status.success(), "{test}: {}", told(&ended));
+    }
+    let harmless: Vec<_> = cases
+        .iter()
+        .filter(|(test, _, defence)| again(test, Some(defence)).status.success())
+        .collect();
+    assert!(harmless.is_empty(), "no need of a defence: {harmless:#?}");
+}
+
+/// Runs a test of this program once more, with the proxy that may lack a defence.
+fn again(test: &str, without: Option<&str>) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test])
+        .env("WAYLINE_BIN", tools::undefended());
+    if let Some(defence) = without {
+        command.env("WAYLINE_DEFENCE_OFF", defence);
+    }
+    let ended = command.output().unwrap();
+    assert!(told(&ended).contains("running 1 test"), "no test {test}");
+    ended
+}
+
+fn told(ended: &Output) -> String {
+    String::from_utf8_lossy(&ended.stdout).into_owned()
 }

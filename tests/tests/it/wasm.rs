@@ -163,6 +163,45 @@ fn a_plugin_runs_at_its_target_and_nowhere_else() {
     });
 }
 
+/// A plugin that leads `/public` to `/admin`, before and behind the policy that denies the latter.
+#[test]
+fn a_path_that_a_plugin_writes_is_judged() {
+    let text = r#"(module
+  (import "env" "proxy_replace_header_map_value" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 16) ":path/admin/%61/../b")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 4096))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (drop (call $get (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 0) (i32.const 4)))
+    (if (i32.eq (i32.load8_u offset=1 (i32.load (i32.const 0))) (i32.const 112))
+      (then (drop (call $set (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 21) (i32.const 15)))))
+    (i32.const 0)))"#;
+    let policy = r#"apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: "", name: echo}]
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/admin/b"]}}]}]
+"#;
+    for phase in ["", "phase: AUTHN", "phase: AUTHZ", "phase: STATS"] {
+        let stage = Stage::new();
+        std::fs::write(&stage.module, wat::parse_str(text).unwrap()).unwrap();
+        stage.mesh.write("policy.yaml", policy);
+        stage.plug("one", phase);
+        let _wayline = stage.start_ready();
+        let tunnel = stage.mesh.tunnel("default/caller", ECHO_AUTHORITY);
+        let status = |path: &str| Request::get(path).send(tunnel.address).status;
+        assert_eq!(status("/admin/b"), 403, "{phase}");
+        assert_eq!(status("/other"), 200, "{phase}");
+        let before = stage.echo.requests().len();
+        assert_eq!(status("/public"), 403, "{phase}");
+        assert_eq!(stage.echo.requests().len(), before, "{phase}");
+    }
+}
+
 /// Ends the load also where the test fails, so that it does not go on for ever.
 struct StopAtEnd<'a>(&'a AtomicBool);
 

@@ -24,7 +24,11 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
         command.args(["--features", "wayline-tests/zipkin"]);
     }
     // By name only: it is a second build of the product, and much of what it runs is waiting.
-    if args.contains(&"undefended") {
+    if takes_black_box_tests(args)
+        && args
+            .iter()
+            .any(|arg| arg.split("::").next() == Some("undefended"))
+    {
         command.args(["--features", "wayline-tests/undefended"]);
         command.env("WAYLINE_UNDEFENDED", build_undefended(&root)?);
     }

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use wasmtime::Caller;
+use wayline_model::defence::stands;
 
 use super::{Table, answer};
 use crate::abi::HOST;
@@ -102,7 +103,12 @@ fn splice(bytes: &mut Bytes, start: usize, size: usize, data: &[u8]) -> Answer {
     let start = start.min(bytes.len());
     let end = start.saturating_add(size).min(bytes.len());
     let length = bytes.len() - (end - start) + data.len();
-    if length > LONGEST_BODY.max(bytes.len()) {
+    let longest = if stands("wasm-body-limit") {
+        LONGEST_BODY
+    } else {
+        2 * LONGEST_BODY
+    };
+    if length > longest.max(bytes.len()) {
         return Err(Status::BadArgument);
     }
     if start == 0 && end == bytes.len() {
@@ -148,7 +154,7 @@ fn bytes(state: &State, buffer: Buffer) -> Option<&[u8]> {
         Buffer::ForeignArguments => Some(&state.arguments),
         _ => {
             let exchange = &state.exchange;
-            if exchange.owner == 0 || exchange.owner != state.context() {
+            if !state.has_exchange() {
                 return None;
             }
             let (held, bytes) = exchange.body.as_ref()?;

@@ -2,6 +2,7 @@
 //! randomness and the environment work, everything else fails as Envoy's host fails it.
 
 use wasmtime::Caller;
+use wayline_model::defence::stands;
 
 use super::Table;
 use super::base::{nanoseconds, wall_clock, write_log};
@@ -212,7 +213,7 @@ fn clock_res_get(mut caller: Caller<'_, State>, clock: u32, resolution_at: u32) 
 }
 
 fn random_get(mut caller: Caller<'_, State>, target: u32, length: u32) -> u32 {
-    if length > MAX_RANDOM {
+    if length > MAX_RANDOM && stands("wasm-random") {
         return INVAL;
     }
     let mut fill = || {

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use thiserror::Error;
+use wayline_model::defence::stands;
 
 const KEY: &str = "key";
 const KEY_BYTES: usize = 64;
@@ -137,7 +138,7 @@ impl Cache {
         let content = bytes.len().checked_sub(SEAL_BYTES);
         let sealed = content.is_some_and(|content| {
             let (content, seal) = bytes.split_at(content);
-            self.seal(kind, name, content).verify_slice(seal).is_ok()
+            self.seal(kind, name, content).verify_slice(seal).is_ok() || !stands("cache-seal")
         });
         let Some(content) = content.filter(|_| sealed) else {
             tracing::warn!(

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wayline_fetch::Limits;
+use wayline_model::defence::stands;
 use wayline_model::plugin::{ModuleSource, PullPolicy, PullSecret};
 
 use super::cache::Kind;
@@ -44,13 +45,14 @@ pub(super) fn key(source: &ModuleSource) -> [u8; 32] {
     let mut key = Sha256::new();
     let secret = match &source.pull_secret {
         None => "",
+        Some(_) if !stands("pull-secret-of-its-own") => "",
         Some(PullSecret::DockerConfig(text) | PullSecret::Missing(text)) => text,
     };
     let parts = [
         &*source.url,
         source.sha256.as_deref().unwrap_or_default(),
         secret,
-        if source.pull_secret.is_some() {
+        if source.pull_secret.is_some() && stands("pull-secret-of-its-own") {
             "secret"
         } else {
             ""
@@ -83,7 +85,7 @@ pub(super) async fn bytes_of(
     }
     let found = match shared.fetch_patiently(source, &place).await {
         Ok(found) => found,
-        Err(error) if error.is_retriable() => {
+        Err(error) if error.is_retriable() && stands("last-good-module") => {
             let last_good = shared.kept(before, Origin::LastGood).await;
             let Some(found) = last_good else {
                 return Err(error);

@@ -72,6 +72,7 @@ fn what_is_no_header_changes_nothing() {
         (":path", "/a\\0d\\0ab"),
         (":path", "no-slash"),
         (":path", ""),
+        (":path", "?only=a-query"),
         (":path", "http://elsewhere.test/"),
         (":method", "GE T"),
         (":method", ""),

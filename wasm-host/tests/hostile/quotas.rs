@@ -1,11 +1,13 @@
 //! Modules that flood: logs, metrics, shared data, queues, randomness, bodies (W12, W13, W19, W20).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wayline_chain::bench::Request;
 
 use crate::modules::{callback, module};
-use crate::tenant::{Outcome, Tenant};
+use crate::tenant::{Outcome, Tenant, counted, host, plugin};
 
 /// Does `body` so many times, and tells how often its last status was not 0, in hexadecimal digits.
 fn repeated(times: u32, call: &str) -> Vec<u8> {
@@ -60,12 +62,21 @@ fn long_logs_never_fail_and_never_grow() {
     // What does not fit is dropped, and the module is none the wiser.
     let module = repeated(
         4000,
-        "(call $proxy_log (i32.const 2) (i32.const 0) (i32.const 65536))",
+        "(call $proxy_log (i32.const 4) (i32.const 0) (i32.const 1024))",
     );
-    assert_eq!(
-        failures(&module, |plugin| plugin.limits.log_bytes = 1024),
-        0
-    );
+    let (host, mut plugin) = (host(), plugin("talkative"));
+    patient(&mut plugin);
+    plugin.limits.log_bytes = 2048;
+    let told = Arc::new(AtomicUsize::new(0));
+    let report = tracing::subscriber::with_default(Listener(Arc::clone(&told)), || {
+        Tenant::of(&host, &module, plugin).report(Request::get("/"))
+    });
+    assert_eq!(report, "0000");
+    // Two lines in each second that it takes.
+    let told = told.load(Ordering::Relaxed);
+    assert!((1..1000).contains(&told), "{told} of 4000 lines");
+    let dropped = counted(&host, "wayline_wasm_dropped_log_bytes_total");
+    assert_eq!(dropped, (4000 - told as u64) * 1024);
 }
 
 #[test]
@@ -207,10 +218,40 @@ fn a_tick_can_not_be_too_frequent_for_its_core() {
         "(drop (call $proxy_set_tick_period_milliseconds (i32.const 0xffffffff))) (return (i32.const 1))",
     ) + &callback("proxy_on_tick", "unreachable")
         + &callback("proxy_on_request_headers", "");
-    let tenant = Tenant::new(&module(&text));
+    let host = host();
+    let tenant = Tenant::of(&host, &module(&text), plugin("patient"));
     assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
-    tenant.desk.pass(Duration::from_secs(3600));
+    for _ in 0..10 {
+        tenant.desk.pass(Duration::from_secs(3600));
+    }
+    // 49 days have not passed.
+    assert_eq!(counted(&host, "wayline_wasm_traps_total"), 0);
     assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
+}
+
+/// Counts the lines of modules.
+struct Listener(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Listener {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "wasm"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 fn resident_kib() -> usize {

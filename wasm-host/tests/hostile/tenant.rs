@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -20,6 +20,7 @@ use wayline_model::plugin::{
     FailStrategy, Isolation, ModuleSource, Plugin, PluginKey, PluginKind, PluginLimits,
     PluginPhase, PullPolicy,
 };
+use wayline_telemetry::{MetricsHub, MetricsSettings};
 use wayline_wasm_host::{Artifact, Engine, Host, HostSettings, Prepared, WasmFilter};
 
 /// One engine serves all tests: each reserves terabytes of addresses.
@@ -32,6 +33,18 @@ pub(crate) fn host() -> Arc<Host> {
         ..HostSettings::default()
     };
     Host::new(ENGINE.clone(), settings)
+}
+
+/// What a host counts about plugins: the sum of the lines of that metric, over all of them.
+pub(crate) fn counted(host: &Arc<Host>, metric: &str) -> u64 {
+    let hub = MetricsHub::new("test", MetricsSettings::default()).unwrap();
+    host.register(&hub).unwrap();
+    let text = hub.gather_text(Instant::now()).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric)?.strip_prefix('{')?;
+        rest.rsplit(' ').next()
+    });
+    lines.map(|value| value.parse::<u64>().unwrap()).sum()
 }
 
 /// A module, ready.

@@ -1,9 +1,13 @@
-//! Modules that look for what belongs to others (W13, W14).
+//! Modules that look for what belongs to others, and what stays of those that were replaced (W13, W14, W16, W21).
 
-use wayline_chain::bench::Request;
+use std::rc::Rc;
+use std::time::Duration;
+
+use wayline_chain::Chain;
+use wayline_chain::bench::{Bench, Request};
 
 use crate::modules::{callback, module};
-use crate::tenant::{Tenant, host, plugin};
+use crate::tenant::{Desk, Outcome, Tenant, counted, host, placed, plugin};
 
 #[test]
 fn shared_data_and_queues_of_another_plugin_are_not_found() {
@@ -60,6 +64,59 @@ fn properties_that_one_plugin_set_for_itself_are_not_the_callers_identity() {
 }
 
 #[test]
+fn tenants_of_one_module_do_not_share_its_memory() {
+    // Says what was there, and leaves a mark.
+    let text = "(global $mark (mut i32) (i32.const 0))".to_owned()
+        + &callback(
+            "proxy_on_request_headers",
+            "(call $note (global.get $mark)) (call $note (i32.load (i32.const 65000))) (call $tell)
+             (global.set $mark (i32.const 7)) (i32.store (i32.const 65000) (i32.const 7))",
+        );
+    let (host, module) = (host(), module(&text));
+    let first = Tenant::of(&host, &module, plugin("first"));
+    assert_eq!(first.report(Request::get("/")), "00");
+    assert_eq!(first.report(Request::get("/")), "77");
+    let second = Tenant::of(&host, &module, plugin("second"));
+    assert_eq!(second.report(Request::get("/")), "00");
+}
+
+#[test]
+fn instances_of_versions_that_were_replaced_go() {
+    let module = module(&callback(
+        "proxy_on_request_headers",
+        "(return (i32.const 1))",
+    ));
+    let (host, desk) = (host(), Rc::new(Desk::default()));
+    // A stream of the first version that takes its time.
+    let version = |number: u8| {
+        let mut plugin = plugin("changing");
+        plugin.key.0[31] = number;
+        Rc::new(Chain::new(vec![placed(&host, &desk, &module, plugin)]))
+    };
+    let first = version(0);
+    let mut waiting = Bench::start(&first, Request::get("/"));
+    assert_eq!(Outcome::of(&mut waiting), Outcome::Paused);
+    drop(first);
+    for number in 1..=30 {
+        let chain = version(number);
+        let mut bench = Bench::start(&chain, Request::get("/"));
+        assert_eq!(Outcome::of(&mut bench), Outcome::Paused);
+    }
+    assert_eq!(counted(&host, "wayline_wasm_instances"), 31);
+    let an_age = || {
+        for _ in 0..10 {
+            desk.pass(Duration::from_secs(60));
+        }
+    };
+    an_age();
+    assert_eq!(counted(&host, "wayline_wasm_instances"), 1);
+    assert_eq!(Outcome::of(&mut waiting), Outcome::Paused);
+    drop(waiting);
+    an_age();
+    assert_eq!(counted(&host, "wayline_wasm_instances"), 0);
+}
+
+#[test]
 fn counters_under_contention_are_exact() {
     // Each request adds one under a compare-and-swap, again and again until it succeeds.
     let text = callback(
@@ -112,6 +169,6 @@ fn counters_under_contention_are_exact() {
 
 fn patient(name: &str) -> wayline_model::plugin::Plugin {
     let mut plugin = plugin(name);
-    plugin.limits.callback = std::time::Duration::from_secs(10);
+    plugin.limits.callback = Duration::from_secs(10);
     plugin
 }

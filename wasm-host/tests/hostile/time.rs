@@ -10,7 +10,7 @@ use wayline_model::plugin::{FailStrategy, Isolation};
 use wayline_wasm_host::{StartError, canary};
 
 use crate::modules::{callback, module};
-use crate::tenant::{Desk, Outcome, Tenant, host, placed, plugin, prepared};
+use crate::tenant::{Desk, Outcome, Tenant, counted, host, placed, plugin, prepared};
 
 const FOREVER: &str = "(loop $again (br $again))";
 
@@ -54,27 +54,30 @@ fn loops_while_starting_are_cut_and_the_plugin_is_refused() {
 
 #[test]
 fn a_loop_on_the_way_up_is_cut_and_ends_its_stream_only() {
+    is_cut(FOREVER);
+}
+
+#[test]
+fn endless_work_in_the_hosts_name_is_cut() {
     for body in [
-        FOREVER,
-        // Endless recursion would be another matter; this is endless work in the host's name.
         "(loop $again (memory.fill (i32.const 0) (i32.const 0) (i32.const 131072)) (br $again))",
         "(loop $again (memory.copy (i32.const 0) (i32.const 1) (i32.const 131071)) (br $again))",
         "(loop $again (drop (call $proxy_log (i32.const 0) @\"again\")) (br $again))",
         "(loop $again (drop (call $proxy_get_property @\"request\\0path\" (i32.const 0) (i32.const 4))) (br $again))",
         "(loop $again (drop (call $proxy_set_shared_data @\"key\" @\"value\" (i32.const 0))) (br $again))",
     ] {
-        let tenant = Tenant::new(&module(&callback(
-            "proxy_on_request_headers",
-            &when_asked(body),
-        )));
-        assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
-        assert_eq!(
-            tenant.outcome(Request::get("/x")),
-            Outcome::refused(),
-            "{body}"
-        );
-        assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed, "{body}");
+        is_cut(body);
     }
+}
+
+/// What never ends ends its stream, and no other.
+fn is_cut(body: &str) {
+    let text = callback("proxy_on_request_headers", &when_asked(body));
+    let tenant = Tenant::new(&module(&text));
+    assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
+    let cut = tenant.outcome(Request::get("/x"));
+    assert_eq!(cut, Outcome::refused(), "{body}");
+    assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed, "{body}");
 }
 
 #[test]
@@ -182,20 +185,26 @@ fn a_loop_in_a_tick_is_cut() {
         (return (i32.const 1))",
     ) + &callback("proxy_on_tick", FOREVER)
         + &callback("proxy_on_request_headers", "");
-    let tenant = Tenant::new(&module(&text));
+    let host = host();
+    let tenant = Tenant::of(&host, &module(&text), plugin("ticking"));
     assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
-    tenant.desk.pass(Duration::from_millis(20));
+    for _ in 0..2 {
+        tenant.desk.pass(Duration::from_millis(20));
+    }
+    assert_eq!(counted(&host, "wayline_wasm_traps_total"), 1);
     assert_eq!(tenant.outcome(Request::get("/")), Outcome::Passed);
 }
 
 #[test]
 fn a_plugin_that_never_survives_a_request_is_soon_refused_without_trying() {
-    // Counts how often it was started: the first thing that an instance does is to log.
     let text = callback("proxy_on_request_headers", "unreachable");
-    let tenant = Tenant::new(&module(&text));
+    let host = host();
+    let tenant = Tenant::of(&host, &module(&text), plugin("crashing"));
     for _ in 0..1000 {
         assert_eq!(tenant.outcome(Request::get("/")), Outcome::refused());
     }
+    let started = counted(&host, "wayline_wasm_instances_started_total");
+    assert!(started <= 20, "{started} instances for 1000 requests");
     // A module that traps once in a while serves all others.
     let text = callback("proxy_on_request_headers", &when_asked("unreachable"));
     let tenant = Tenant::new(&module(&text));

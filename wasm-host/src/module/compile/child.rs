@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmparser::{FunctionBody, Operator, Parser, Payload};
+use wayline_model::defence::stands;
 
 use super::REFUSED;
 use crate::engine::Engine;
@@ -82,6 +83,7 @@ fn check_nesting(module: &[u8]) -> Result<(), String> {
     for payload in Parser::new(0).parse_all(module) {
         if let Ok(Payload::CodeSectionEntry(body)) = payload
             && nesting(&body).is_ok_and(|depth| depth > MAX_NESTING)
+            && stands("compile-nesting")
         {
             return Err(format!(
                 "a function of it nests more than {MAX_NESTING} blocks; split it"

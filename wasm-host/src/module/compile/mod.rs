@@ -14,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use wayline_model::defence::{hand_down, stands};
+
 pub use child::run_child;
 
 /// The arguments by which this program is told to be the compiler.
@@ -91,22 +93,28 @@ impl Compiler {
     pub(crate) fn compile(&self, module: &[u8]) -> Result<Vec<u8>, Failure> {
         let (memory, scarce) = self.memory()?;
         let limits = &self.limits;
-        let child = Command::new(&self.program)
+        let cpu = if stands("compile-cpu-limit") {
+            limits.cpu.as_secs().max(1)
+        } else {
+            10 * limits.cpu.as_secs()
+        };
+        let mut command = Command::new(&self.program);
+        command
             .args(COMPILER_ARGS)
-            .arg(format!("--cpu-seconds={}", limits.cpu.as_secs().max(1)))
+            .arg(format!("--cpu-seconds={cpu}"))
             .arg(format!("--memory={memory}"))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                Failure::Machine(format!(
-                    "the compiler {} can not be started ({error}); raise the limit of processes",
-                    self.program.display()
-                ))
-            })?;
+            .stderr(Stdio::piped());
+        hand_down(&mut command);
+        let child = command.spawn().map_err(|error| {
+            Failure::Machine(format!(
+                "the compiler {} can not be started ({error}); raise the limit of processes",
+                self.program.display()
+            ))
+        })?;
         let ended = Running(child).end(module, limits.wall).map_err(|error| {
             Failure::Machine(format!(
                 "talking to the compiler failed ({error}); look at the machine's limits"
@@ -117,7 +125,11 @@ impl Compiler {
 
     /// The address space that a compiler gets, and whether that is less than it should.
     fn memory(&self) -> Result<(u64, bool), Failure> {
-        let wanted = self.limits.memory;
+        let wanted = if stands("compile-memory-limit") {
+            self.limits.memory
+        } else {
+            8 * self.limits.memory
+        };
         let Some(headroom) = headroom::left() else {
             return Ok((wanted, false));
         };

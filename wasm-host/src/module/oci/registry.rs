@@ -10,6 +10,8 @@ use wayline_fetch::{
     Client, DialError, FetchError, Fetched, Limits, Request, Url, retriable_status,
 };
 
+use wayline_model::defence::stands;
+
 use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::manifest::{Content, Descriptor, Document, choose_image, choose_layer};
@@ -97,11 +99,13 @@ impl<'a> Registry<'a> {
             super::Version::Tag(_) => None,
         };
         let mut asked_for = None;
-        for _ in 0..MAX_DEPTH {
+        let depth = if stands("index-depth") { MAX_DEPTH } else { 32 };
+        for _ in 0..depth {
             let bytes = self.manifest(&version).await?;
             let digest = Digest::of(&bytes);
             if let Some(expected) = expected
                 && expected != digest
+                && stands("module-digest")
             {
                 return Err(expected.mismatch(&format!("the manifest of {}", self.image), digest));
             }
