@@ -8,10 +8,10 @@ use std::sync::Arc;
 use http::{Method, StatusCode, uri::PathAndQuery};
 use serde_json::{Value, json};
 use wayline_chain::bench::{Bench, Head, Request};
-use wayline_chain::{Callout, Chain, LocalReply, NoCallout, Phase, Scope, Started};
+use wayline_chain::{Callout, Chain, LocalReply, NoCallout, Phase, RequestContext, Scope, Started};
 use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::Snapshot;
-use wayline_model::authorization::{AttachedPolicy, Authorization};
+use wayline_model::authorization::{AttachedPolicy, Authorization, Verdict};
 use wayline_model::mesh::MeshSettings;
 use wayline_model::snapshot::{Proxy, ProxyRole};
 
@@ -213,18 +213,15 @@ fn a_dry_run_refuses_nobody_and_says_what_it_would_have_done() {
     let chain = chain(&compiled(&[dry]));
     let mut bench = Bench::start(&chain, get("/admin"));
     assert!(admitted(&mut bench));
-    let shadow = bench.context(|context| context.shadow_denied_by.clone());
-    assert_eq!(
-        shadow.as_deref(),
-        Some("ns[default]-policy[no-admin]-rule[0]")
-    );
+    let said = |context: &mut RequestContext| context.marks.as_ref().unwrap().dry_run().cloned();
+    let Some(Verdict::Deny(Some(rule))) = bench.context(said) else {
+        panic!("the dry run would not have denied");
+    };
+    assert_eq!(rule.to_string(), "ns[default]-policy[no-admin]-rule[0]");
 
     let mut bench = Bench::start(&chain, get("/reviews"));
     assert!(admitted(&mut bench));
-    assert_eq!(
-        bench.context(|context| context.shadow_denied_by.clone()),
-        None
-    );
+    assert_eq!(bench.context(said), Some(Verdict::Allow(None)));
 }
 
 #[test]

@@ -149,6 +149,26 @@ impl Envoy {
         )
     }
 
+    /// Envoy in the place of a waypoint, with these filter chains behind the tunnels and these clusters.
+    /// A chain sees as destination what the tunnel's authority names, as source the tunnel's client, and
+    /// the client's identity as filter state `io.istio.peer_principal`.
+    #[must_use]
+    pub fn waypoint(mesh: &Mesh, certificate: &Path, chains: &[Value], clusters: &[Value]) -> Self {
+        let chains: Vec<String> = chains.iter().map(Value::to_string).collect();
+        let clusters: Vec<String> = clusters.iter().map(|value| format!("{value},")).collect();
+        Self::start(
+            mesh,
+            "waypoint",
+            &[
+                ("LISTEN_ADDRESS", &mesh.ip(crate::mesh::CALLER).to_string()),
+                ("CERT_DIR", &certificate.display().to_string()),
+                // In one line each: the words stand in a comment of the template, too.
+                ("CHAINS", &chains.join(", ")),
+                ("CLUSTERS", &clusters.join(" ")),
+            ],
+        )
+    }
+
     fn start(mesh: &Mesh, template: &str, values: &[(&str, &str)]) -> Self {
         Self::start_saying(mesh, template, values, &[])
     }
@@ -178,7 +198,11 @@ impl Envoy {
         });
         let listeners = Request::get("/listeners?format=json").send(admin);
         let listeners: Value = serde_json::from_slice(&listeners.body).unwrap();
-        let bound = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        // Internal listeners have no socket.
+        let mut statuses = listeners["listener_statuses"].as_array().unwrap().iter();
+        let bound = statuses
+            .find_map(|status| status["local_address"].get("socket_address"))
+            .unwrap();
         let ip = bound["address"].as_str().unwrap().parse().unwrap();
         let port = u16::try_from(bound["port_value"].as_u64().unwrap()).unwrap();
         Self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wayline_model::authentication::VerifiedToken;
+use wayline_model::authorization::Marks;
 use wayline_model::defence::stands;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
@@ -49,12 +50,8 @@ pub struct RequestContext {
     pub end_of_stream: bool,
     /// `%RESPONSE_CODE_DETAILS%` as far as a filter decided it.
     pub details: Option<Arc<str>>,
-    /// What dry-run policies would have said, for logs and metrics.
-    pub shadow_denied_by: Option<Arc<str>>,
-    /// The rule by which dry-run policies would have let it pass; `none` where none of them matters.
-    pub shadow_allowed_by: Option<Arc<str>>,
-    /// The AUDIT rule that marks it.
-    pub audited_by: Option<Arc<str>>,
+    /// What policies said of it that changes nothing, for logs, metrics and traces.
+    pub marks: Option<Box<Marks>>,
     /// The response head while its body and trailers are told: edits count as long as a filter holds
     /// it up. Once it was sent it is what was sent, and stays to the end; only where a filter of the
     /// chain needs response headers.
@@ -94,9 +91,7 @@ impl RequestContext {
             remote_ip,
             end_of_stream,
             details: None,
-            shadow_denied_by: None,
-            shadow_allowed_by: None,
-            audited_by: None,
+            marks: None,
             response: None,
             consulted: Vec::new(),
             token: None,

@@ -22,6 +22,7 @@ mod io;
 mod labels;
 mod limits;
 mod listener;
+mod marks;
 mod opaque;
 mod plan;
 mod random;

@@ -1,5 +1,6 @@
 //! Opaque bytes: ports declared TCP or TLS, and what turns out not to be HTTP.
 
+use std::cell::OnceCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,13 +13,14 @@ use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use wayline_chain::Connection;
 use wayline_hbone::Responder;
-use wayline_model::authorization::{PolicyInput, Verdict};
+use wayline_model::authorization::{Marks, PolicyInput, Verdict};
 use wayline_model::snapshot::Target;
 use wayline_telemetry::{
     PeerId, Record, Reporter, ResponseFlag, ResponseFlags, SecurityPolicy, TcpKey, TcpSeries,
 };
 
 use crate::io::Io;
+use crate::marks;
 use crate::plan::{Bound, Place, Plan};
 use crate::tunnel::unless_abandoned;
 use crate::upstream::connect::{self, ConnectFailure};
@@ -41,6 +43,8 @@ pub(crate) struct Opaque {
     target: Arc<Target>,
     started: Instant,
     start: SystemTime,
+    /// What policies said that changes nothing, once they were asked.
+    marks: OnceCell<Option<Box<Marks>>>,
 }
 
 /// A connection to an endpoint.
@@ -99,6 +103,7 @@ impl Opaque {
             target: Arc::clone(target),
             started: Instant::now(),
             start: SystemTime::now(),
+            marks: OnceCell::new(),
         }
     }
 
@@ -130,7 +135,9 @@ impl Opaque {
 
     /// Whether policy lets these bytes pass; a refusal is counted and logged.
     pub(crate) fn is_admitted(&self) -> bool {
-        let Some(rule) = self.denied_by() else {
+        let denied_by = self.denied_by();
+        self.note_marks();
+        let Some(rule) = denied_by else {
             return true;
         };
         let series = self.series(None, ResponseFlags::NONE);
@@ -139,6 +146,13 @@ impl Opaque {
         let details = format!("rbac_access_denied_matched_policy[{rule}]");
         self.log(None, ResponseFlags::NONE, Some(&details), None, (0, 0));
         false
+    }
+
+    /// Tells everybody who shows it what policies said that changes nothing.
+    pub(crate) fn note_marks(&self) {
+        if let Some(Some(said)) = self.marks.get() {
+            marks::note(&self.worker.process, said, None);
+        }
     }
 
     /// The rule that refuses these bytes, `none` where no ALLOW policy admits them.
@@ -157,6 +171,8 @@ impl Opaque {
             request: None,
             token: None,
         });
+        // Asked again about the same bytes, policies say the same.
+        let _ = self.marks.set(judgement.marks);
         match judgement.verdict {
             Verdict::Allow(_) => None,
             Verdict::Deny(rule) => {
@@ -305,6 +321,7 @@ impl Opaque {
                 .map(|identity| identity.uri()),
             downstream_local_identity: Some(self.target.proxy.identity.uri()),
             requested_server_name: self.connection.sni.as_deref(),
+            marks: self.marks.get().and_then(Option::as_deref),
             ..Record::new(self.start, self.started.elapsed())
         });
     }

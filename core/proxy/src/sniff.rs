@@ -68,7 +68,7 @@ pub(crate) async fn detect(mut tunnel: Io, opaque: &Opaque) -> Spoken {
         })
         .await;
         match server_speaks {
-            Known::ServerFirst | Known::Opaque => {}
+            Known::ServerFirst | Known::Opaque => opaque.note_marks(),
             Known::Http => return Spoken::Http(tunnel, first),
             Known::Gone => return Spoken::Nothing,
         }

@@ -53,16 +53,7 @@ impl Filter for AuthorizationFilter {
 
     fn judge_again(&self, context: &mut RequestContext) -> Option<LocalReply> {
         let judgement = self.policies.judge(&policy_input(context));
-        let text = |rule: &Option<RuleRef>| Some(rule_text(rule.as_ref()).into());
-        (context.shadow_denied_by, context.shadow_allowed_by) = match &judgement.shadow {
-            Some(Verdict::Deny(rule)) => (text(rule), None),
-            Some(Verdict::Allow(rule)) => (None, text(rule)),
-            None => (None, None),
-        };
-        context.audited_by = judgement
-            .audited
-            .as_ref()
-            .map(|rule| rule.to_string().into());
+        context.marks = judgement.marks;
         match &judgement.verdict {
             Verdict::Allow(_) => None,
             Verdict::Deny(rule) => Some(refusal(rule.as_ref())),

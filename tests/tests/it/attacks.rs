@@ -5,13 +5,15 @@ use std::process::Command;
 use wayline_tests::attacks::{Cost, Group, HostileModule, flood, has_switch, replay};
 use wayline_tests::tools;
 
+use crate::figures;
+
 fn holds(letter: &str) {
     let group = Group::read(letter);
     let verdict = replay(&group, |_| true);
     let [cases, of, spellings, of_them] = verdict.totals();
     println!("{letter}: {cases} of {of} cases, {spellings} of {of_them} requests");
     let about = &group.about;
-    figures(
+    figures::write(
         &format!("group-{letter}"),
         &format!("{letter}\t{about}\t{cases}\t{of}\t{spellings}\t{of_them}\n"),
     );
@@ -100,7 +102,7 @@ fn floods() {
     let costs = flood(&Group::read("R"), |_| true);
     let rows: String = costs.iter().map(row).collect();
     println!("{rows}");
-    figures("floods", &rows);
+    figures::write("floods", &rows);
     let wrong: Vec<_> = costs.iter().flat_map(|cost| cost.wrong.clone()).collect();
     assert!(
         wrong.is_empty(),
@@ -120,14 +122,4 @@ fn row(cost: &Cost) -> String {
         kib(cost.left),
         (cost.cpu_s * 1000.0).round()
     )
-}
-
-/// Writes figures for `cargo xtask security-report`, when it asks for them.
-fn figures(name: &str, rows: &str) {
-    if let Some(folder) = std::env::var_os("WAYLINE_FIGURES") {
-        let file = std::path::Path::new(&folder)
-            .join(name)
-            .with_extension("tsv");
-        std::fs::write(file, rows).unwrap();
-    }
 }

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod authorization;
+mod authorization_same;
 mod bodies;
 mod cli;
 mod config;
@@ -11,6 +12,7 @@ mod cors;
 mod drain;
 mod edges;
 mod ext_authz;
+mod figures;
 mod framing;
 mod gateway;
 mod grpc;

@@ -278,6 +278,10 @@ impl Compiler<'_> {
             Kind::Host => {
                 Attribute::Host(TextSet::new(values.iter().map(|v| v.to_ascii_lowercase())))
             }
+            Kind::Authority => Attribute::Authority(
+                TextSet::new(values),
+                TextSet::new(values.iter().map(|v| v.to_ascii_lowercase())),
+            ),
             Kind::Method => Attribute::Method(TextSet::new(values)),
             Kind::Path => {
                 let (templates, texts): (Vec<&str>, Vec<&str>) =

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     DestinationPort,
     Sni,
     Host,
+    /// The authority as a header: as it is written, case included.
+    Authority,
     Method,
     Path,
     Header(HeaderName),
@@ -58,10 +60,10 @@ impl Kind {
     /// Envoy keeps authority, method and path among the headers, and so do policies.
     fn of_header(name: &str) -> Self {
         match name {
-            ":authority" => Self::Host,
+            ":authority" => Self::Authority,
             ":method" => Self::Method,
             _ => match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(http::header::HOST) => Self::Host,
+                Ok(http::header::HOST) => Self::Authority,
                 Ok(name) => Self::Header(name),
                 Err(_) => Self::Unsupported,
             },

@@ -151,6 +151,8 @@ pub(super) enum Attribute {
     Sni(TextSet),
     /// The authority, in lower case.
     Host(TextSet),
+    /// The authority as a header: the values as written, and in lower case.
+    Authority(TextSet, TextSet),
     /// The method.
     Method(TextSet),
     /// The path without query.
@@ -207,7 +209,7 @@ impl Attribute {
             Self::DestinationIp(_) => "destination IP",
             Self::DestinationPort(_) => "port",
             Self::Sni(_) => "server name",
-            Self::Host(_) => "host",
+            Self::Host(_) | Self::Authority(..) => "host",
             Self::Method(_) => "method",
             Self::Path(..) => "path",
             Self::Header(name, _) => return format!("header {name}"),
@@ -243,6 +245,7 @@ impl Attribute {
             Self::DestinationPort(ports) => ports.binary_search(&input.destination_port).is_ok(),
             Self::Sni(set) => set.matches(input.sni.unwrap_or_default().as_bytes()),
             Self::Host(_)
+            | Self::Authority(..)
             | Self::Method(_)
             | Self::Path(..)
             | Self::Header(..)
@@ -263,6 +266,10 @@ impl Attribute {
             Self::Host(set) => match need {
                 Need::May => subject.host(request).may_match(set),
                 Need::Must => subject.host(request).must_match(set),
+            },
+            Self::Authority(written, lower) => match need {
+                Need::May => subject.host(request).may_match(lower),
+                Need::Must => written.matches(request.authority.as_str().as_bytes()),
             },
             Self::Method(set) => set.matches(request.method.as_str().as_bytes()),
             Self::Path(set, templates) => {

@@ -102,10 +102,32 @@ pub struct PolicyInput<'a> {
 pub struct Judgement {
     /// Whether it may pass, and what decided.
     pub verdict: Verdict,
-    /// What dry-run policies would have said, when there are any.
-    pub shadow: Option<Verdict>,
+    /// What is said besides and changes nothing; `None` where no policy does so.
+    pub marks: Option<Box<Marks>>,
+}
+
+/// What policies say that changes nothing: those on trial (dry run) and AUDIT.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Marks {
+    /// What the DENY policies on trial say, by themselves.
+    pub dry_run_deny: Option<Verdict>,
+    /// What the ALLOW policies on trial say, by themselves.
+    pub dry_run_allow: Option<Verdict>,
+    /// Whether there are AUDIT policies.
+    pub is_audit_asked: bool,
     /// The first AUDIT rule that marks it.
     pub audited: Option<RuleRef>,
+}
+
+impl Marks {
+    /// What the policies on trial would come to if they, and no others, were in force.
+    #[must_use]
+    pub fn dry_run(&self) -> Option<&Verdict> {
+        let refused = self.dry_run_deny.as_ref().filter(|it| !it.is_allowed());
+        refused
+            .or(self.dry_run_allow.as_ref())
+            .or(self.dry_run_deny.as_ref())
+    }
 }
 
 /// Whether something may pass, and the policy that decided.
@@ -118,6 +140,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> Option<&RuleRef> {
+        match self {
+            Self::Allow(rule) | Self::Deny(rule) => rule.as_ref(),
+        }
+    }
+
     /// Whether it may pass.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
@@ -259,20 +289,27 @@ impl Authorization {
                 None => self.enforced.verdict(&subject),
             },
         };
-        let shadow = self.shadow.as_ref();
-        let audited = self
-            .audit
-            .iter()
-            .find(|rule| rule.holds(&subject, Need::May));
+        let is_marking = self.shadow.is_some() || !self.audit.is_empty();
         Judgement {
             verdict,
-            shadow: shadow.map(|rules| rules.verdict(&subject)),
-            audited: audited.map(|rule| rule.name.clone()),
+            marks: is_marking.then(|| Box::new(self.marks(&subject))),
         }
     }
 }
 
 impl Authorization {
+    fn marks(&self, subject: &Subject<'_>) -> Marks {
+        let mut audit = self.audit.iter();
+        let audited = audit.find(|rule| rule.holds(subject, Need::May));
+        let shadow = self.shadow.as_deref();
+        Marks {
+            dry_run_deny: shadow.and_then(|rules| rules.denies(subject)),
+            dry_run_allow: shadow.and_then(|rules| rules.allows(subject)),
+            is_audit_asked: !self.audit.is_empty(),
+            audited: audited.map(|rule| rule.name.clone()),
+        }
+    }
+
     /// The CUSTOM rule that opaque bytes meet.
     fn unaskable(&self, subject: &Subject<'_>) -> Option<RuleRef> {
         if subject.has_request() {
@@ -291,6 +328,8 @@ struct RuleSet {
     allow: Rules,
     /// There is an ALLOW policy, though it may have no rules.
     admits_only: bool,
+    /// There is a DENY policy, though it may have no rules.
+    refuses: bool,
 }
 
 impl RuleSet {
@@ -300,7 +339,10 @@ impl RuleSet {
                 self.admits_only = true;
                 self.allow.extend(rules);
             }
-            Action::Deny => self.deny.extend(rules),
+            Action::Deny => {
+                self.refuses = true;
+                self.deny.extend(rules);
+            }
             // These are asked by others.
             Action::Custom | Action::Audit => {}
         }
@@ -323,17 +365,28 @@ impl RuleSet {
     }
 
     fn verdict(&self, subject: &Subject<'_>) -> Verdict {
-        let find = |rules: &Rules, need| Some(rules.first(subject, need)?.name.clone());
-        if let Some(rule) = find(&self.deny, Need::May) {
-            return Verdict::Deny(Some(rule));
+        match self.denies(subject) {
+            Some(refused @ Verdict::Deny(_)) => refused,
+            _ => self.allows(subject).unwrap_or(Verdict::Allow(None)),
         }
-        if !self.admits_only {
-            return Verdict::Allow(None);
-        }
-        match find(&self.allow, Need::Must) {
+    }
+
+    /// What the DENY policies say; `None` where there are none.
+    fn denies(&self, subject: &Subject<'_>) -> Option<Verdict> {
+        let rule = || Some(self.deny.first(subject, Need::May)?.name.clone());
+        self.refuses.then(|| match rule() {
+            Some(rule) => Verdict::Deny(Some(rule)),
+            None => Verdict::Allow(None),
+        })
+    }
+
+    /// What the ALLOW policies say; `None` where there are none.
+    fn allows(&self, subject: &Subject<'_>) -> Option<Verdict> {
+        let rule = || Some(self.allow.first(subject, Need::Must)?.name.clone());
+        self.admits_only.then(|| match rule() {
             Some(rule) => Verdict::Allow(Some(rule)),
             None => Verdict::Deny(None),
-        }
+        })
     }
 }
 

@@ -576,17 +576,21 @@ fn dry_run_policies_only_tell() {
     assert!(!authorization.is_empty());
     let judgement = Case::get("/").judge(&authorization);
     assert_eq!(judgement.verdict, Verdict::Allow(None));
-    let Some(Verdict::Deny(Some(rule))) = judgement.shadow else {
-        panic!("{:?}", judgement.shadow);
+    let marks = judgement.marks.unwrap();
+    let Some(Verdict::Deny(Some(rule))) = marks.dry_run() else {
+        panic!("{marks:?}");
     };
     assert_eq!(rule.to_string(), "ns[foo]-policy[would-deny]-rule[0]");
+    assert_eq!(marks.dry_run_allow, None);
 
     let (authorization, _) = Authorization::compile(&[allow], &mesh());
     let judgement = Case::get("/").judge(&authorization);
     assert_eq!(judgement.verdict, Verdict::Allow(None));
-    assert_eq!(judgement.shadow, Some(Verdict::Deny(None)));
+    let marks = judgement.marks.unwrap();
+    assert_eq!(marks.dry_run(), Some(&Verdict::Deny(None)));
+    assert_eq!(marks.dry_run_deny, None);
 
-    assert_eq!(Case::get("/").judge(&compile(&[ALLOW_ALL]).0).shadow, None);
+    assert_eq!(Case::get("/").judge(&compile(&[ALLOW_ALL]).0).marks, None);
 }
 
 #[test]
@@ -662,10 +666,11 @@ fn audit_marks_and_changes_nothing() {
     let judgement = Case::get("/admin").judge(&authorization);
     assert!(judgement.verdict.is_allowed());
     assert_eq!(
-        judgement.audited.unwrap().to_string(),
+        judgement.marks.unwrap().audited.unwrap().to_string(),
         "ns[foo]-policy[p0]-rule[0]"
     );
-    assert_eq!(Case::get("/").judge(&authorization).audited, None);
+    let marks = Case::get("/").judge(&authorization).marks.unwrap();
+    assert_eq!((marks.is_audit_asked, marks.audited), (true, None));
 }
 
 #[test]

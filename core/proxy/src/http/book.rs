@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use wayline_chain::LocalReply;
 use wayline_model::CanonicalRequest;
+use wayline_model::authorization::Marks;
 use wayline_telemetry::trace::{OpenSpan, Side, SpanEnd};
 use wayline_telemetry::{
     DestinationId, GrpcStatus, Record, RequestKey, RequestProtocol, RequestSample, ResponseFlag,
@@ -73,6 +74,8 @@ pub(crate) struct LogPage {
     request_headers: HeaderMap,
     /// Headers sent to the client.
     pub(crate) response_headers: HeaderMap,
+    /// What policies said that changes nothing.
+    pub(crate) marks: Option<Box<Marks>>,
     /// Name of the rule.
     pub(crate) route: Option<Arc<str>>,
     /// Name of the cluster.
@@ -188,6 +191,7 @@ impl Book {
                 version: request.version,
                 request_headers: request.headers.clone(),
                 response_headers: HeaderMap::new(),
+                marks: None,
                 route: None,
                 cluster: None,
                 service_time: None,
@@ -214,6 +218,7 @@ impl Book {
             version: sent.version,
             request_headers: HeaderMap::new(),
             response_headers: HeaderMap::new(),
+            marks: None,
             route: None,
             cluster: None,
             service_time: None,
@@ -355,6 +360,7 @@ impl Book {
             downstream_local_identity: bound.map(|bound| bound.place.proxy().identity.uri()),
             requested_server_name: connection.sni.as_deref(),
             route_name: page.route.as_deref(),
+            marks: page.marks.as_deref(),
             ..Record::new(page.start, duration)
         });
     }

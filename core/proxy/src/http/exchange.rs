@@ -29,6 +29,7 @@ use super::reply::{self, Failure};
 use super::trailers::Trailers;
 use super::{headers, mirror, redirect, session};
 use crate::ingress::Ingress;
+use crate::marks;
 use crate::plan::{Bound, Place, Plan};
 use crate::random::Random;
 use crate::upstream::{self, UpstreamBody, UpstreamRequest};
@@ -167,39 +168,14 @@ async fn serve(
     }
 }
 
-/// Tells metrics and the trace what policies say that changes nothing (tags as Istio's).
+/// Tells everybody who shows it what policies say that changes nothing.
 fn note_marks(ingress: &Ingress, context: &RequestContext, book: &mut Book) {
-    const DRY_RUN: [(&str, &str, &str, &str); 2] = [
-        (
-            "dry_run_denied",
-            "denied",
-            "istio.authorization.dry_run.deny_policy.name",
-            "istio.authorization.dry_run.deny_policy.result",
-        ),
-        (
-            "dry_run_allowed",
-            "allowed",
-            "istio.authorization.dry_run.allow_policy.name",
-            "istio.authorization.dry_run.allow_policy.result",
-        ),
-    ];
-    let process = &ingress.worker.process;
-    let shadows = [&context.shadow_denied_by, &context.shadow_allowed_by];
-    for ((kind, result, name_tag, result_tag), rule) in DRY_RUN.into_iter().zip(shadows) {
-        let Some(rule) = rule else { continue };
-        process.marked(kind, rule);
-        tracing::debug!(rule = &**rule, "shadow {result}: a dry run changes nothing");
-        if let Some(span) = &mut book.span {
-            span.mark(name_tag, Arc::clone(rule));
-            span.mark(result_tag, result.into());
-        }
-    }
-    if let Some(rule) = &context.audited_by {
-        process.marked("audit", rule);
-        tracing::debug!(rule = &**rule, "marked for audit");
-        if let Some(span) = &mut book.span {
-            span.mark("wayline.authorization.audit_policy.name", Arc::clone(rule));
-        }
+    let Some(said) = &context.marks else {
+        return;
+    };
+    marks::note(&ingress.worker.process, said, book.span.as_deref_mut());
+    if let Some(page) = &mut book.log {
+        page.marks = Some(said.clone());
     }
 }
 

@@ -149,7 +149,7 @@ pub(super) enum Piece {
     Literal(Box<[u8]>),
     /// A value within text or within a JSON string; `-` when there is none.
     Value(Operator, Escape),
-    /// A JSON value of its own: number, string or null.
+    /// A JSON value of its own: number, true or false, string or null.
     JsonValue(Operator),
 }
 
@@ -162,7 +162,7 @@ impl Piece {
                     out.push(b'-');
                 }
             }
-            Self::JsonValue(operator) if operator.is_number() => {
+            Self::JsonValue(operator) if operator.is_bare() => {
                 if !operator.write(record, Escape::Json, out) {
                     out.extend_from_slice(b"null");
                 }

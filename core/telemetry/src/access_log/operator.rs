@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, Version};
+use wayline_model::authorization::Marks;
 
 use super::escape::Escape;
 use super::format::FormatError;
@@ -47,6 +48,7 @@ pub(super) enum Operator {
     GrpcStatus,
     GrpcStatusNumber,
     Hostname(Box<str>),
+    Mark(MarkField),
 }
 
 /// `FIRST?SECOND` with the most bytes to show.
@@ -82,6 +84,17 @@ pub(super) enum Part {
     Whole,
     Address,
     Port,
+}
+
+/// Metadata of Envoy's RBAC filter under Istio, which is all there is of metadata here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MarkField {
+    DenyResult,
+    DenyRule,
+    AllowResult,
+    AllowRule,
+    /// Whether an AUDIT policy marks it.
+    Audit,
 }
 
 impl Operator {
@@ -124,6 +137,7 @@ impl Operator {
             }
             "RESP" => Self::Response(Choice::parse(given()?, length, ResponseField::parse)?),
             "TRAILER" => Self::Trailer(Choice::parse(given()?, length, header)?),
+            "DYNAMIC_METADATA" => Self::Mark(MarkField::parse(argument.unwrap_or_default())?),
             _ => return Ok(None),
         }))
     }
@@ -175,8 +189,8 @@ impl Operator {
         })
     }
 
-    /// Whether JSON shows it as a number.
-    pub(super) fn is_number(&self) -> bool {
+    /// Whether JSON shows it as it is written: a number, or true and false.
+    pub(super) fn is_bare(&self) -> bool {
         matches!(
             self,
             Self::ResponseCode
@@ -188,6 +202,7 @@ impl Operator {
                 | Self::ResponseTxDuration
                 | Self::UpstreamAttempts
                 | Self::GrpcStatusNumber
+                | Self::Mark(MarkField::Audit)
                 | Self::UpstreamHost(Part::Port)
                 | Self::UpstreamLocalAddress(Part::Port)
                 | Self::DownstreamLocalAddress(Part::Port)
@@ -247,6 +262,7 @@ impl Operator {
             Self::GrpcStatusNumber => {
                 grpc_status(record).is_some_and(|status| number(status.code().into(), out))
             }
+            Self::Mark(field) => field.write(record.marks, escape, out),
             Self::Hostname(name) => text(Some(name).filter(|n| !n.is_empty()).map(|n| &**n), out),
         }
     }
@@ -336,6 +352,59 @@ impl ResponseField {
             Self::Status => record.response_code != 0 && number(record.response_code.into(), out),
             Self::ServiceTime => write_millis(record.upstream_service_time, out),
             Self::Header(name) => write_header(record.response_headers, name, length, escape, out),
+        }
+    }
+}
+
+impl MarkField {
+    fn parse(argument: &str) -> Result<Self, FormatError> {
+        Ok(match argument {
+            "envoy.filters.http.rbac:istio_dry_run_deny_shadow_engine_result" => Self::DenyResult,
+            "envoy.filters.http.rbac:istio_dry_run_deny_shadow_effective_policy_id" => {
+                Self::DenyRule
+            }
+            "envoy.filters.http.rbac:istio_dry_run_allow_shadow_engine_result" => Self::AllowResult,
+            "envoy.filters.http.rbac:istio_dry_run_allow_shadow_effective_policy_id" => {
+                Self::AllowRule
+            }
+            "envoy.common:access_log_hint" => Self::Audit,
+            _ => {
+                let known = "of metadata it shows what Istio's dry runs say \
+                    (envoy.filters.http.rbac:istio_dry_run_{deny,allow}_shadow_{engine_result,effective_policy_id}) \
+                    and envoy.common:access_log_hint";
+                return Err(FormatError::argument("DYNAMIC_METADATA", known));
+            }
+        })
+    }
+
+    fn write(self, marks: Option<&Marks>, escape: Escape, out: &mut Vec<u8>) -> bool {
+        let Some(marks) = marks else {
+            return false;
+        };
+        let verdict = match self {
+            Self::DenyResult | Self::DenyRule => marks.dry_run_deny.as_ref(),
+            Self::AllowResult | Self::AllowRule => marks.dry_run_allow.as_ref(),
+            Self::Audit => {
+                let is_marked: &[u8] = match marks.audited {
+                    Some(_) => b"true",
+                    None => b"false",
+                };
+                if marks.is_audit_asked {
+                    out.extend_from_slice(is_marked);
+                }
+                return marks.is_audit_asked;
+            }
+        };
+        let Some(verdict) = verdict else {
+            return false;
+        };
+        match self {
+            Self::DenyRule | Self::AllowRule => {
+                let rule = verdict.rule().map(ToString::to_string);
+                write_text(rule.as_deref(), escape, out)
+            }
+            _ if verdict.is_allowed() => write_text(Some("allowed"), escape, out),
+            _ => write_text(Some("denied"), escape, out),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, Version};
 
+use wayline_model::authorization::Marks;
+
 use crate::flags::ResponseFlags;
 
 /// One finished request, or one finished connection of opaque bytes. Borrows everything; `None`
@@ -80,6 +82,8 @@ pub struct Record<'a> {
     pub requested_server_name: Option<&'a str>,
     /// `%ROUTE_NAME%`.
     pub route_name: Option<&'a str>,
+    /// `%DYNAMIC_METADATA(..)%`, as far as policies set it: what those on trial and AUDIT say.
+    pub marks: Option<&'a Marks>,
 }
 
 impl Record<'_> {
@@ -120,6 +124,7 @@ impl Record<'_> {
             downstream_local_identity: None,
             requested_server_name: None,
             route_name: None,
+            marks: None,
         }
     }
 }

@@ -406,19 +406,20 @@ fn take_trace(
             &summary,
         );
     }
+    let marks = trace.judgement.marks.as_deref();
     report.authorization = Some(AuthorizationReport {
         allowed: verdict.is_allowed(),
         decided_by: decided_by.map(ToString::to_string),
         reason,
-        dry_run: trace.judgement.shadow.as_ref().map(|shadow| DryRunReport {
-            allowed: shadow.is_allowed(),
-            decided_by: match shadow {
-                Verdict::Allow(rule) | Verdict::Deny(rule) => {
-                    rule.as_ref().map(ToString::to_string)
-                }
-            },
-        }),
-        audited_by: trace.judgement.audited.as_ref().map(ToString::to_string),
+        dry_run: marks
+            .and_then(|marks| marks.dry_run())
+            .map(|verdict| DryRunReport {
+                allowed: verdict.is_allowed(),
+                decided_by: verdict.rule().map(ToString::to_string),
+            }),
+        audited_by: marks
+            .and_then(|marks| marks.audited.as_ref())
+            .map(ToString::to_string),
         external: Vec::new(),
         policies: trace.policies.iter().map(policy_report).collect(),
     });

@@ -191,10 +191,14 @@ fn value_holds(
             let Some(request) = request else {
                 return Perhaps;
             };
+            let is_header = key != "host";
+            if is_header && ends(value, request.authority.as_str()) {
+                return Yes;
+            }
             let value = value.to_lowercase();
             let sent = request.authority.as_str().to_lowercase();
             if ends(&value, &sent) {
-                return Yes;
+                return if is_header { Perhaps } else { Yes };
             }
             let host = request.authority.host().to_lowercase();
             let name = host.trim_end_matches('.').to_owned();
