@@ -299,13 +299,25 @@ impl WasmStream {
         }
         self.control.begin(direction);
         let (id, size) = (self.id, count(body.len()));
-        let (callback, buffer) = match direction {
-            Direction::Request => (Callback::request_body, Buffer::RequestBody),
-            Direction::Response => (Callback::response_body, Buffer::ResponseBody),
+        let (callback, buffer, map) = match direction {
+            Direction::Request => (
+                Callback::request_body,
+                Buffer::RequestBody,
+                Map::RequestTrailers,
+            ),
+            Direction::Response => (
+                Callback::response_body,
+                Buffer::ResponseBody,
+                Map::ResponseTrailers,
+            ),
         };
+        let mut made = None;
         let shown = std::mem::take(body);
         let answer = self.enter(context, |running| {
-            running.state_mut().exchange.body = Some((buffer, shown));
+            let exchange = &mut running.state_mut().exchange;
+            exchange.body = Some((buffer, shown));
+            // No trailers have come, and now the module may make some.
+            exchange.trailers = end_of_stream.then(|| (map, HeaderMap::new()));
             let action = running.call(callback, id, |callbacks, store| {
                 let callback = match direction {
                     Direction::Request => callbacks.request_body.as_ref()?,
@@ -313,10 +325,15 @@ impl WasmStream {
                 };
                 Some(callback.call(store, (id, size, end_of_stream.into())))
             });
-            let left = running.state_mut().exchange.body.take();
+            let exchange = &mut running.state_mut().exchange;
+            made = exchange.trailers.take();
+            let left = exchange.body.take();
             *body = left.map(|(_, bytes)| bytes).unwrap_or_default();
             action.map(action_of)
         });
+        if answer.is_ok() {
+            context.made_trailers = made.map(|(_, map)| map).filter(|map| !map.is_empty());
+        }
         // Envoy's StopIterationNoBuffer: what was shown is the module's, and goes nowhere.
         if let Ok(Action(3)) = answer {
             body.clear();

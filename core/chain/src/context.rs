@@ -1,6 +1,7 @@
 //! What is known about an exchange while it runs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,9 +36,14 @@ pub struct Connection {
     pub mutual_tls: bool,
 }
 
-/// One exchange.
+/// One exchange. As wide as a pointer: plugins are lent it at each callback, by swapping it into their
+/// store and back.
 #[derive(Debug)]
-pub struct RequestContext {
+pub struct RequestContext(Box<RequestFacts>);
+
+/// What is known of an exchange.
+#[derive(Debug)]
+pub struct RequestFacts {
     /// Where it came from.
     pub connection: Rc<Connection>,
     /// The request, as everybody reads it. Whoever changes method, path or authority does so through
@@ -56,6 +62,9 @@ pub struct RequestContext {
     /// it up. Once it was sent it is what was sent, and stays to the end; only where a filter of the
     /// chain needs response headers.
     pub response: Option<ResponseHead>,
+    /// Trailers that a filter makes for a message that has none: taken by the chain when it has told
+    /// the filter of the end of a body ([`crate::StreamFilter`]), whose direction they are of.
+    pub made_trailers: Option<http::HeaderMap>,
     /// The providers of external authorization that were asked about it.
     pub consulted: Vec<Arc<str>>,
     /// What the request's token says, once it was verified.
@@ -84,7 +93,7 @@ impl RequestContext {
     #[must_use]
     pub fn new(connection: Rc<Connection>, request: CanonicalRequest, end_of_stream: bool) -> Self {
         let remote_ip = connection.source.ip();
-        Self {
+        Self(Box::new(RequestFacts {
             connection,
             request,
             rewritten: false,
@@ -93,11 +102,12 @@ impl RequestContext {
             details: None,
             marks: None,
             response: None,
+            made_trailers: None,
             consulted: Vec::new(),
             token: None,
             routed: None,
             filter_state: Vec::new(),
-        }
+        }))
     }
 
     /// The request.
@@ -138,6 +148,20 @@ impl RequestContext {
     /// The request, when the exchange goes upstream.
     #[must_use]
     pub fn into_request(self) -> CanonicalRequest {
-        self.request
+        self.0.request
+    }
+}
+
+impl Deref for RequestContext {
+    type Target = RequestFacts;
+
+    fn deref(&self) -> &RequestFacts {
+        &self.0
+    }
+}
+
+impl DerefMut for RequestContext {
+    fn deref_mut(&mut self) -> &mut RequestFacts {
+        &mut self.0
     }
 }

@@ -412,7 +412,9 @@ impl Visit<'_> {
                 End::Open | End::Body => None,
             },
         };
-        self.slot.stream.poll_resume(self.context, held, task)
+        let step = self.slot.stream.poll_resume(self.context, held, task);
+        self.take_made_trailers(station);
+        step
     }
 
     fn tell_head(&mut self, station: &mut Station, end: bool) -> Step {
@@ -445,7 +447,22 @@ impl Visit<'_> {
             Direction::Response => stream.response_body(self.context, body, end),
         };
         self.take_head_back();
+        self.take_made_trailers(station);
         Ok(step)
+    }
+
+    /// Ends a message with the trailers that its filter made, having been told that it has none.
+    fn take_made_trailers(&mut self, station: &mut Station) {
+        let Some(made) = self.context.made_trailers.take() else {
+            return;
+        };
+        match &mut station.arrival.end {
+            _ if !station.told_end => {}
+            end @ End::Body => *end = End::Trailers(made),
+            // It does not hear of trailers, and took the message for one without.
+            End::Trailers(arrived) => arrived.extend(made),
+            End::Open => {}
+        }
     }
 
     fn tell_trailers(&mut self, station: &mut Station) -> Step {

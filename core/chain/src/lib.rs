@@ -25,7 +25,7 @@ pub use callout::{
     OpenFuture, Task,
 };
 pub use chain::{Chain, Opened, Started};
-pub use context::{Connection, RequestContext, Routed};
+pub use context::{Connection, RequestContext, RequestFacts, Routed};
 pub use filter::{
     Begin, Direction, Filter, FilterSource, Held, LocalReply, Needs, Phase, Placed, ResponseHead,
     Scope, Step, StreamFilter, Summary,

@@ -111,6 +111,7 @@ impl Stranger {
             }
         }
         context.details = facts.details;
+        context.made_trailers = facts.made_trailers;
         context.filter_state = facts.filter_state;
         if let (Some(place), Some(head)) = (held.response, answer.held.head) {
             *place = head;

@@ -294,6 +294,7 @@ fn context_of(facts: Facts) -> RequestContext {
     context.remote_ip = facts.remote_ip;
     context.details = facts.details;
     context.response = facts.response;
+    context.made_trailers = facts.made_trailers;
     context.token = facts.token.map(Rc::new);
     context.routed = facts.routed;
     context.filter_state = facts.filter_state;

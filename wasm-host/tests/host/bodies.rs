@@ -124,3 +124,42 @@ fn trailers_are_edited_and_the_response_head_is_readable_behind_it() {
     assert_eq!(client.trailers.as_ref().unwrap()["x-end"], "from the head");
     assert_eq!(client.trailers.as_ref().unwrap()["x-t"], "1");
 }
+
+#[test]
+fn trailers_are_made_at_the_end_of_a_body_that_has_none() {
+    let make = |callback: &str, map: u32| {
+        format!(
+            r#"(func (export "{callback}") (param i32 i32 i32) (result i32)
+              (if (i32.ne
+                    (call $add_header_map_value (i32.const {map})
+                      (i32.const 512) (i32.const 5) (i32.const 517) (i32.const 4))
+                    (select (i32.const 0) (i32.const 2) (local.get 2)))
+                (then unreachable))
+              (i32.const 0))"#
+        )
+    };
+    let stage = Stage::of(&guest(&format!(
+        r#"(data (i32.const 512) "x-newmade") {} {}"#,
+        make("proxy_on_request_body", 1),
+        make("proxy_on_response_body", 3),
+    )));
+    let mut bench = Bench::start(&stage.chain, Request::post("/"));
+    bench.send("ab").end(None);
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    let upstream = bench.upstream();
+    assert_eq!((upstream.body().as_str(), upstream.ended), ("ab", true));
+    assert_eq!(upstream.trailers.as_ref().unwrap()["x-new"], "made");
+
+    bench.respond(StatusCode::OK, &[]).send_back("cd");
+    assert!(bench.response().is_some());
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-t", HeaderValue::from_static("1"));
+    bench.end_back(Some(trailers));
+    let client = bench.client();
+    let trailers = client.trailers.as_ref().unwrap();
+    // The guest does not hear of trailers, so to it the body was the end.
+    assert_eq!(
+        (&trailers["x-t"], &trailers["x-new"]),
+        (&"1".parse().unwrap(), &"made".parse().unwrap())
+    );
+}
