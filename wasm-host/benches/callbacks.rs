@@ -1,7 +1,8 @@
 //! What the ABI costs: an exchange through a chain of one guest, against the same through a native
 //! filter that does nothing.
 //!
-//! `cargo bench -p wayline-wasm-host`
+//! `cargo bench -p wayline-wasm-host`; with `WAYLINE_BENCH_MODULE=FILE` also for a module of one's own,
+//! shared by streams and with an instance for each.
 
 #![allow(clippy::unwrap_used, reason = "a bench may stop where it stands")]
 
@@ -52,7 +53,28 @@ const ONE_HEADER: &str = r#"(module
     (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
     (func (export "proxy_on_delete") (param i32)))"#;
 
-const ROUNDS: u32 = 200_000;
+/// As compilers lay modules out: a stack of 1 MiB, data behind it, a heap that grows at the start.
+const LAID_OUT: &str = r#"(module
+    (memory (export "memory") 17)
+    (global $sp (mut i32) (i32.const 1048576))
+    (func (export "malloc") (param i32) (result i32) (i32.const 1114112))
+    (func (export "proxy_abi_version_0_2_1"))
+    (data (i32.const 1048576) "data that is read and written")
+    (func $work
+      (global.set $sp (i32.sub (global.get $sp) (i32.const 64)))
+      (i32.store (global.get $sp) (i32.const 1))
+      (i32.store (i32.const 1048580) (i32.const 2))
+      (i32.store (i32.const 1114120) (i32.const 3))
+      (global.set $sp (i32.add (global.get $sp) (i32.const 64))))
+    (func (export "_initialize") (drop (memory.grow (i32.const 1))) (call $work))
+    (func (export "proxy_on_context_create") (param i32 i32) (call $work))
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+      (call $work) (i32.const 0))
+    (func (export "proxy_on_log") (param i32) (call $work))
+    (func (export "proxy_on_done") (param i32) (result i32) (call $work) (i32.const 1))
+    (func (export "proxy_on_delete") (param i32) (call $work)))"#;
+
+const ROUNDS: u32 = 20_000;
 
 struct Native;
 struct Nothing;
@@ -77,13 +99,33 @@ impl StreamFilter for Nothing {}
 fn main() {
     let host = Host::new(Engine::for_running().unwrap(), HostSettings::default());
     let native = chain_of(Native);
-    let chains = [
-        ("no-op with six callbacks", guest(&host, NO_OP, 1)),
-        ("one header read, one set", guest(&host, ONE_HEADER, 2)),
+    let text = |text: &str| wat::parse_str(text).unwrap();
+    let (shared, own) = (Isolation::Plugin, Isolation::Stream);
+    let mut chains = vec![
+        (
+            "no-op with six callbacks",
+            guest(&host, &text(NO_OP), 1, shared),
+        ),
+        (
+            "one header read, one set",
+            guest(&host, &text(ONE_HEADER), 2, shared),
+        ),
+        (
+            "an instance for each stream",
+            guest(&host, &text(LAID_OUT), 3, own),
+        ),
     ];
+    if let Some(file) = std::env::var_os("WAYLINE_BENCH_MODULE") {
+        let module = std::fs::read(file).unwrap();
+        chains.push(("the module", guest(&host, &module, 4, shared)));
+        chains.push(("the module, for each stream", guest(&host, &module, 5, own)));
+    }
+    if let Some(only) = std::env::args().nth(1).filter(|it| !it.starts_with('-')) {
+        chains.retain(|(name, _)| name.contains(&only));
+    }
     for (name, chain) in &chains {
         let mut best = (Duration::MAX, Duration::MAX);
-        for _ in 0..7 {
+        for _ in 0..20 {
             best.0 = best.0.min(time(&native));
             best.1 = best.1.min(time(chain));
         }
@@ -121,8 +163,8 @@ fn time(chain: &Rc<Chain>) -> Duration {
     begin.elapsed()
 }
 
-fn guest(host: &Arc<Host>, text: &str, key: u8) -> Rc<Chain> {
-    let code = host.engine().precompile(&wat::parse_str(text).unwrap());
+fn guest(host: &Arc<Host>, module: &[u8], key: u8, isolation: Isolation) -> Rc<Chain> {
+    let code = host.engine().precompile(module);
     let prepared = Prepared::load(host.engine(), Artifact::Bytes(&code.unwrap())).unwrap();
     let plugin = Plugin {
         name: "default.guest".into(),
@@ -141,7 +183,7 @@ fn guest(host: &Arc<Host>, text: &str, key: u8) -> Rc<Chain> {
         priority: None,
         fail_strategy: FailStrategy::FailClose,
         kind: PluginKind::Http,
-        isolation: Isolation::Plugin,
+        isolation,
         limits: PluginLimits::default(),
         callouts: None,
         allow_on_headers_stop_iteration: false,

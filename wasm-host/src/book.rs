@@ -20,7 +20,6 @@ pub(crate) struct PluginBook {
     /// Keeps the log short.
     pub(crate) throttle: Throttle,
     traps: [AtomicU64; TrapKind::ALL.len()],
-    started: AtomicU64,
     refused: AtomicU64,
     bypassed: AtomicU64,
     dropped_log_bytes: AtomicU64,
@@ -35,26 +34,55 @@ pub(crate) struct PluginBook {
     pub(crate) quarantine: Arc<Quarantine>,
 }
 
-/// What instances counted.
+/// What cores counted.
 #[derive(Default)]
 struct Ledger {
-    open: Vec<Arc<InstanceBook>>,
+    open: Vec<Arc<CoreBook>>,
     closed: Totals,
 }
 
-/// Counts of one instance, written by its core alone.
+/// Counts of a plugin's instances on one core, written by that core alone.
 #[derive(Default)]
-pub(crate) struct InstanceBook {
+pub(crate) struct CoreBook {
     calls: [AtomicU64; Callback::ALL.len()],
     nanoseconds: [AtomicU64; Callback::ALL.len()],
+    started: [AtomicU64; Origin::ALL.len()],
+    ended: AtomicU64,
     memory: AtomicU64,
 }
 
-/// Sums over instances.
+/// The book of a core as long as the core has the plugin.
+pub(crate) struct Tally {
+    plugin: Arc<PluginBook>,
+    book: Arc<CoreBook>,
+}
+
+/// What an instance was made from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Origin {
+    /// The module: it was started and configured.
+    Module,
+    /// What another one was after its start.
+    Image,
+}
+
+impl Origin {
+    pub(crate) const ALL: [Self; 2] = [Self::Module, Self::Image];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Module => "module",
+            Self::Image => "image",
+        }
+    }
+}
+
+/// Sums over cores.
 #[derive(Clone, Default)]
 pub(crate) struct Totals {
     pub(crate) calls: [u64; Callback::ALL.len()],
     pub(crate) nanoseconds: [u64; Callback::ALL.len()],
+    pub(crate) started: [u64; Origin::ALL.len()],
     pub(crate) memory: u64,
     pub(crate) instances: u64,
 }
@@ -93,7 +121,6 @@ impl PluginBook {
             name,
             throttle: Throttle::per_minute(),
             traps: Default::default(),
-            started: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             bypassed: AtomicU64::new(0),
             dropped_log_bytes: AtomicU64::new(0),
@@ -109,16 +136,17 @@ impl PluginBook {
         }
     }
 
-    /// A new instance opens its own book.
-    pub(crate) fn open(&self) -> Arc<InstanceBook> {
-        let book = Arc::new(InstanceBook::default());
-        self.started.fetch_add(1, Ordering::Relaxed);
+    /// A core that comes to have the plugin opens a book of its own.
+    pub(crate) fn open(self: &Arc<Self>) -> Tally {
+        let book = Arc::<CoreBook>::default();
         self.ledger().open.push(Arc::clone(&book));
-        book
+        Tally {
+            plugin: Arc::clone(self),
+            book,
+        }
     }
 
-    /// An instance is gone.
-    pub(crate) fn close(&self, book: &Arc<InstanceBook>) {
+    fn close(&self, book: &Arc<CoreBook>) {
         let ledger = &mut *self.ledger();
         ledger.open.retain(|open| !Arc::ptr_eq(open, book));
         ledger.closed.add(book);
@@ -163,17 +191,11 @@ impl PluginBook {
         self.dropped_log_bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn started(&self) -> u64 {
-        self.started.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn totals(&self) -> Totals {
         let ledger = self.ledger();
         let mut totals = ledger.closed.clone();
-        totals.instances = ledger.open.len() as u64;
         for book in &ledger.open {
             totals.add(book);
-            totals.memory += book.memory.load(Ordering::Relaxed);
         }
         totals
     }
@@ -209,7 +231,21 @@ impl PluginBook {
     }
 }
 
-impl InstanceBook {
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.plugin.close(&self.book);
+    }
+}
+
+impl std::ops::Deref for Tally {
+    type Target = CoreBook;
+
+    fn deref(&self) -> &CoreBook {
+        &self.book
+    }
+}
+
+impl CoreBook {
     /// One more call.
     pub(crate) fn called(&self, callback: Callback) {
         add(&self.calls[callback as usize], 1);
@@ -224,8 +260,19 @@ impl InstanceBook {
         );
     }
 
-    pub(crate) fn remember_memory(&self, bytes: usize) {
-        self.memory.store(bytes as u64, Ordering::Relaxed);
+    /// One more instance.
+    pub(crate) fn started(&self, origin: Origin) {
+        add(&self.started[origin as usize], 1);
+    }
+
+    /// One instance less.
+    pub(crate) fn ended(&self) {
+        add(&self.ended, 1);
+    }
+
+    /// The memory of an instance was so large, and is so large now.
+    pub(crate) fn resized(&self, before: usize, now: usize) {
+        add(&self.memory, (now as u64).wrapping_sub(before as u64));
     }
 }
 
@@ -233,11 +280,19 @@ impl InstanceBook {
 pub(crate) const SAMPLED: u64 = 16;
 
 impl Totals {
-    fn add(&mut self, book: &InstanceBook) {
+    fn add(&mut self, book: &CoreBook) {
         for index in 0..Callback::ALL.len() {
             self.calls[index] += book.calls[index].load(Ordering::Relaxed);
             self.nanoseconds[index] += book.nanoseconds[index].load(Ordering::Relaxed);
         }
+        let mut started = 0;
+        for origin in Origin::ALL {
+            let count = book.started[origin as usize].load(Ordering::Relaxed);
+            self.started[origin as usize] += count;
+            started += count;
+        }
+        self.instances += started.saturating_sub(book.ended.load(Ordering::Relaxed));
+        self.memory += book.memory.load(Ordering::Relaxed);
     }
 }
 

@@ -119,6 +119,11 @@ impl Callouts {
         call.map_or(0, |call| call.owner)
     }
 
+    /// Whether some callout is under way.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// Takes a delivery, with the stream whose callout it ends, and what the module is to be told.
     pub(crate) fn accept(&mut self, delivery: Delivery) -> (Option<u32>, Option<Event>) {
         let token = delivery.token;

@@ -10,6 +10,7 @@ use crate::error::StartError;
 use crate::host::Host;
 use crate::instance::{Instance, Recipe};
 use crate::prepared::Prepared;
+use crate::state::Role;
 
 /// Starts and configures an instance of the plugin once, and ends it again: its verdict. What it asks
 /// of backends meanwhile is accepted and never sent. Takes as long as a module's start may; call it
@@ -22,14 +23,16 @@ pub fn canary(
     prepared: &Arc<Prepared>,
     plugin: &Arc<Plugin>,
 ) -> Result<(), StartError> {
+    let book = host.book(plugin);
     let recipe = Recipe {
         host: Arc::clone(host),
         prepared: Arc::clone(prepared),
         plugin: Arc::clone(plugin),
-        book: host.book(plugin),
+        tally: Rc::new(book.open()),
+        book,
         callout: Rc::new(Nowhere),
     };
-    Instance::start(&recipe).map(drop)
+    Instance::start(&recipe, Role::Transient).map(drop)
 }
 
 /// Accepts every request and sends none.

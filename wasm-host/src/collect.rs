@@ -8,7 +8,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Sample, MetricFamily, MetricType,
 };
 
-use crate::book::{CalloutResult, PluginBook};
+use crate::book::{CalloutResult, Origin, PluginBook};
 use crate::callbacks::Callback;
 use crate::fault::TrapKind;
 use crate::host::Host;
@@ -45,7 +45,7 @@ const CALLOUTS: About = (
 );
 const STARTED: About = (
     "wayline_wasm_instances_started_total",
-    "Instances of Wasm plugins started.",
+    "Instances of Wasm plugins made: from the module, or from an image of one that was started.",
 );
 const INSTANCES: About = ("wayline_wasm_instances", "Instances of Wasm plugins.");
 const MEMORY: About = (
@@ -180,7 +180,10 @@ fn own(book: &PluginBook, families: &mut Families) {
         let count = book.callouts(result) as f64;
         families.counter(CALLOUTS, with("result", result.name()), count);
     }
-    families.counter(STARTED, plain(), book.started() as f64);
+    for origin in Origin::ALL {
+        let count = totals.started[origin as usize] as f64;
+        families.counter(STARTED, with("from", origin.name()), count);
+    }
     families.counter(DROPPED_LOG, plain(), book.dropped_log_bytes() as f64);
     families.gauge(INSTANCES, plain(), totals.instances as f64);
     families.gauge(MEMORY, plain(), totals.memory as f64);

@@ -15,6 +15,7 @@ use wasmtime::{
 use wayline_model::defence::stands;
 
 use crate::error::EngineError;
+use crate::expose::expose;
 use crate::state::TABLE_ELEMENTS;
 
 /// Instances that may live at once in the process, contexts inside them not counted.
@@ -25,6 +26,9 @@ const STACK: usize = 512 << 10;
 
 /// Bytes of an instance's memory that stay resident between two uses of its slot.
 const KEEP_RESIDENT: usize = 256 << 10;
+
+/// Counts the ways in which modules were rewritten before they are compiled.
+const REWRITING: u32 = 1;
 
 /// Time between two looks at the clock of callbacks that run.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -70,21 +74,23 @@ impl Engine {
         }
     }
 
-    /// Compiles a module to what [`crate::Prepared::load`] takes. Takes tens of milliseconds to
+    /// Compiles a module to what [`crate::Prepared::load`] takes, with its state made reachable. Takes tens of milliseconds to
     /// seconds, and memory by the size of the module: never to be called on the data path.
     ///
     /// # Errors
     /// [`EngineError::Compile`] where the bytes are no valid module.
     pub fn precompile(&self, module: &[u8]) -> Result<Vec<u8>, EngineError> {
+        let exposed = expose(module);
         self.inner
-            .precompile_module(module)
+            .precompile_module(exposed.as_deref().unwrap_or(module))
             .map_err(|error| EngineError::Compile(format!("{error:#}").into()))
     }
 
     /// Tells compiled code apart by all that must be equal where it runs: the version of wasmtime, its
-    /// settings, the processor.
+    /// settings, the processor, and what we do to modules before.
     pub(crate) fn compatibility(&self) -> [u8; 32] {
         let mut hasher = Sha256Hasher(Sha256::new());
+        REWRITING.hash(&mut hasher);
         self.inner.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.finalize().into()
     }

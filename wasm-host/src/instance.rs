@@ -17,7 +17,7 @@ use wasmtime::Store;
 use wayline_chain::{Callout, RequestContext};
 use wayline_model::plugin::Plugin;
 
-use crate::book::{PluginBook, SAMPLED};
+use crate::book::{Origin, PluginBook, SAMPLED, Tally};
 use crate::budget::{self, Budget};
 use crate::callbacks::{Callback, Callbacks, bind};
 use crate::callouts::{self, Callouts, Delivery, Event};
@@ -25,9 +25,10 @@ use crate::control::StreamControl;
 use crate::error::StartError;
 use crate::fault::{Exit, Fault};
 use crate::host::Host;
+use crate::image::{Image, Pristine, Unfit};
 use crate::prepared::{Entry, Prepared};
 use crate::seat::is_thread_ending;
-use crate::state::{Exchange, Limits, ROOT, State};
+use crate::state::{Exchange, Limits, ROOT, Role, State};
 
 /// What instances are made from.
 #[derive(Clone)]
@@ -36,6 +37,7 @@ pub(crate) struct Recipe {
     pub(crate) prepared: Arc<Prepared>,
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) book: Arc<PluginBook>,
+    pub(crate) tally: Rc<Tally>,
     pub(crate) callout: Rc<dyn Callout>,
 }
 
@@ -57,6 +59,8 @@ pub(crate) struct Running {
     /// Calls so far, by which some are chosen to be timed.
     calls: u64,
     next_stream: u32,
+    /// Bytes of memory that the tally knows of.
+    counted: usize,
 }
 
 /// The instance has trapped.
@@ -68,12 +72,27 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 impl Instance {
     /// Instantiates the module and takes it through its start and configuration.
-    pub(crate) fn start(recipe: &Recipe) -> Result<Rc<Self>, StartError> {
-        let home = Home::default();
-        let running = Running::start(recipe, Rc::clone(&home))?;
-        let instance = Rc::new(Self::of(running));
-        *home.borrow_mut() = Rc::downgrade(&instance);
-        Ok(instance)
+    pub(crate) fn start(recipe: &Recipe, role: Role) -> Result<Rc<Self>, StartError> {
+        Self::settle(|home| Running::start(recipe, home, role))
+    }
+
+    /// The same, with what the instance remembers afterwards.
+    pub(crate) fn start_for_image(
+        recipe: &Recipe,
+        role: Role,
+    ) -> Result<(Rc<Self>, Result<Image, Unfit>), StartError> {
+        let mut image = Err(Unfit::State);
+        let instance = Self::settle(|home| {
+            let (running, made) = Running::start_for_image(recipe, home, role)?;
+            image = made;
+            Ok(running)
+        })?;
+        Ok((instance, image))
+    }
+
+    /// Makes an instance for a stream that remembers what an image says.
+    pub(crate) fn copy(recipe: &Recipe, image: &Image) -> Result<Rc<Self>, StartError> {
+        Self::settle(|home| Running::copy(recipe, home, image))
     }
 
     /// Whether it has not trapped.
@@ -126,6 +145,16 @@ impl Instance {
         });
     }
 
+    fn settle(
+        make: impl FnOnce(Home) -> Result<Running, StartError>,
+    ) -> Result<Rc<Self>, StartError> {
+        let home = Home::default();
+        let running = make(Rc::clone(&home))?;
+        let instance = Rc::new(Self::of(running));
+        *home.borrow_mut() = Rc::downgrade(&instance);
+        Ok(instance)
+    }
+
     fn of(running: Running) -> Self {
         Self {
             running: RefCell::new(Some(running)),
@@ -157,46 +186,44 @@ impl Drop for Instance {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let state = self.store.data();
-        state.book.close(&state.tally);
+        let tally = &self.store.data().tally;
+        tally.resized(self.counted, 0);
+        tally.ended();
     }
 }
 
 impl Running {
-    fn start(recipe: &Recipe, home: Home) -> Result<Self, StartError> {
-        let prepared = &recipe.prepared;
-        let mut store = Store::new(prepared.engine.inner(), state(recipe, home)?);
-        store.limiter(|state| &mut state.limits);
-        budget::install(&mut store);
-        budget::grant(&mut store, recipe.plugin.limits.background);
-        let book = Arc::clone(&recipe.book);
-        let trap = |error: wasmtime::Error| {
-            let fault = Fault::new(&book, Callback::entry, &error, None);
-            StartError::Trap {
-                callback: fault.callback.name(),
-                reason: fault.reason,
-            }
+    fn start(recipe: &Recipe, home: Home, role: Role) -> Result<Self, StartError> {
+        Made::of(recipe, home, role)?.start(recipe)
+    }
+
+    fn start_for_image(
+        recipe: &Recipe,
+        home: Home,
+        role: Role,
+    ) -> Result<(Self, Result<Image, Unfit>), StartError> {
+        let made = Made::of(recipe, home, role)?;
+        let (Some(parts), Some(memory)) = (&recipe.prepared.parts, made.store.data().memory) else {
+            return Ok((made.start(recipe)?, Err(Unfit::State)));
         };
-        let instance = match prepared.pre.instantiate(&mut store) {
-            Ok(instance) => instance,
-            Err(error) if error.is::<wasmtime::Trap>() => return Err(trap(error)),
-            Err(error) => return Err(StartError::Instantiate(format!("{error:#}").into())),
-        };
-        let memory = instance
-            .get_module_export(&mut store, &prepared.memory)
-            .and_then(wasmtime::Extern::into_memory);
-        store.data_mut().memory = memory;
-        store.data_mut().allocator =
-            Some(bind(&prepared.allocator, &instance, &mut store).map_err(trap)?);
-        enter_module(&prepared.entry, &instance, &mut store).map_err(trap)?;
-        let callbacks = Callbacks::of(&prepared.exported, &instance, &mut store).map_err(trap)?;
-        let mut running = Self {
-            store,
-            callbacks,
-            calls: 0,
-            next_stream: ROOT,
-        };
-        running.configure()?;
+        let instance = made.instance;
+        let pristine = Pristine::of(memory, &made.store);
+        let mut running = made.start(recipe)?;
+        let image = Image::of(parts, &pristine, memory, &instance, &mut running.store);
+        Ok((running, image))
+    }
+
+    /// What is made so was never started, nor has it to be.
+    fn copy(recipe: &Recipe, home: Home, image: &Image) -> Result<Self, StartError> {
+        let failed = |error: wasmtime::Error| StartError::Instantiate(format!("{error:#}").into());
+        let mut made = Made::of(recipe, home, Role::Transient)?;
+        if let (Some(parts), Some(memory)) = (&recipe.prepared.parts, made.store.data().memory) {
+            image
+                .give(parts, memory, &made.instance, &mut made.store)
+                .map_err(failed)?;
+        }
+        let mut running = made.bind(recipe, Origin::Image).map_err(failed)?;
+        running.state_mut().starting = false;
         Ok(running)
     }
 
@@ -226,6 +253,7 @@ impl Running {
                 callback: Callback::configure.name(),
             });
         }
+        self.state_mut().starting = false;
         Ok(())
     }
 
@@ -275,19 +303,26 @@ impl Running {
         let Some(result) = call(&self.callbacks, &mut self.store) else {
             return Ok(None);
         };
-        let state = self.store.data_mut();
-        state.tally.called(callback);
+        self.state().tally.called(callback);
         if let Some(begin) = begin {
-            state.tally.took(callback, begin.elapsed(), SAMPLED);
-            state.tally.remember_memory(state.limits.used);
+            let took = begin.elapsed();
+            self.state().tally.took(callback, took, SAMPLED);
+            self.count_memory();
         }
         let error = match result {
             Ok(result) => return Ok(Some(result)),
             Err(error) => error,
         };
+        let state = self.store.data();
         let request_id = state.exchange.context.request().headers.get("x-request-id");
         let request_id = request_id.and_then(|id| id.to_str().ok());
         Err(Fault::new(&state.book, callback, &error, request_id))
+    }
+
+    fn count_memory(&mut self) {
+        let state = self.store.data();
+        state.tally.resized(self.counted, state.limits.used);
+        self.counted = state.limits.used;
     }
 
     /// Makes a context for a stream.
@@ -418,6 +453,66 @@ impl Running {
     }
 }
 
+/// An instance before anything of it ran.
+struct Made {
+    store: Store<State>,
+    instance: wasmtime::Instance,
+}
+
+impl Made {
+    fn of(recipe: &Recipe, home: Home, role: Role) -> Result<Self, StartError> {
+        let prepared = &recipe.prepared;
+        let mut store = Store::new(prepared.engine.inner(), state(recipe, home, role)?);
+        store.limiter(|state| &mut state.limits);
+        budget::install(&mut store);
+        budget::grant(&mut store, recipe.plugin.limits.background);
+        let instance = match prepared.pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) if error.is::<wasmtime::Trap>() => return Err(trap(recipe, &error)),
+            Err(error) => return Err(StartError::Instantiate(format!("{error:#}").into())),
+        };
+        let memory = instance
+            .get_module_export(&mut store, &prepared.memory)
+            .and_then(wasmtime::Extern::into_memory);
+        store.data_mut().memory = memory;
+        Ok(Self { store, instance })
+    }
+
+    /// Takes the module through its entry and its configuration.
+    fn start(self, recipe: &Recipe) -> Result<Running, StartError> {
+        let trap = |error: wasmtime::Error| trap(recipe, &error);
+        let instance = self.instance;
+        let mut running = self.bind(recipe, Origin::Module).map_err(trap)?;
+        enter_module(&recipe.prepared.entry, &instance, &mut running.store).map_err(trap)?;
+        running.configure()?;
+        Ok(running)
+    }
+
+    fn bind(mut self, recipe: &Recipe, origin: Origin) -> wasmtime::Result<Running> {
+        let (prepared, store) = (&recipe.prepared, &mut self.store);
+        store.data_mut().allocator = Some(bind(&prepared.allocator, &self.instance, store)?);
+        let callbacks = Callbacks::of(&prepared.exported, &self.instance, store)?;
+        recipe.tally.started(origin);
+        let mut running = Running {
+            store: self.store,
+            callbacks,
+            calls: 0,
+            next_stream: ROOT,
+            counted: 0,
+        };
+        running.count_memory();
+        Ok(running)
+    }
+}
+
+fn trap(recipe: &Recipe, error: &wasmtime::Error) -> StartError {
+    let fault = Fault::new(&recipe.book, Callback::entry, error, None);
+    StartError::Trap {
+        callback: fault.callback.name(),
+        reason: fault.reason,
+    }
+}
+
 impl Callback {
     /// Whether a request waits for it.
     fn is_on_request_path(self) -> bool {
@@ -428,7 +523,7 @@ impl Callback {
     }
 }
 
-fn state(recipe: &Recipe, home: Home) -> Result<State, StartError> {
+fn state(recipe: &Recipe, home: Home, role: Role) -> Result<State, StartError> {
     let limits = &recipe.plugin.limits;
     Ok(State {
         memory: None,
@@ -444,7 +539,7 @@ fn state(recipe: &Recipe, home: Home) -> Result<State, StartError> {
         scratch: Vec::new(),
         host: Arc::clone(&recipe.host),
         plugin: Arc::clone(&recipe.plugin),
-        tally: recipe.book.open(),
+        tally: Rc::clone(&recipe.tally),
         book: Arc::clone(&recipe.book),
         abi: recipe.prepared.abi(),
         callout: Rc::clone(&recipe.callout),
@@ -465,7 +560,9 @@ fn state(recipe: &Recipe, home: Home) -> Result<State, StartError> {
         retiring: false,
         done: Rc::default(),
         environment: recipe.host.environment(&recipe.plugin),
-        drew_randomness: false,
+        saw_chance: false,
+        role,
+        starting: true,
     })
 }
 

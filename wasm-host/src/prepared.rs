@@ -12,6 +12,7 @@ use crate::callbacks::{Exported, find};
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::hostcalls;
+use crate::image::Parts;
 use crate::state::State;
 use crate::trusted::{self, Artifact};
 
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub(crate) memory: ModuleExport,
     pub(crate) allocator: ModuleExport,
     pub(crate) entry: Entry,
+    /// What instances remember, where that can be copied.
+    pub(crate) parts: Option<Parts>,
     pub(crate) engine: Engine,
     abi: AbiVersion,
     missing: Arc<[Arc<str>]>,
@@ -60,6 +63,7 @@ impl Prepared {
             memory: memory(&module)?,
             allocator: allocator(&module)?,
             entry: Entry::of(&module)?,
+            parts: Parts::of(&module),
             abi: abi(&module)?,
             exported,
             engine: engine.clone(),

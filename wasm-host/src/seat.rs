@@ -1,7 +1,8 @@
 //! Where a plugin sits on a core: the one place that owns instances.
 //!
-//! A seat has one instance at a time, which streams share (or none, where each stream has its own). It
-//! replaces one that died, unless instances die without having served anybody, again and again.
+//! A seat has one resident instance at a time, which streams share. Where each stream has its own, the
+//! resident sees to ticks and queues, and the streams' are copies of what it was after its start. One
+//! that died is replaced, unless instances die without having served anybody, again and again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -15,14 +16,20 @@ use wayline_model::plugin::{Isolation, Plugin, PluginKey};
 
 use crate::error::StartError;
 use crate::host::Host;
+use crate::image::{Image, Unfit};
 use crate::instance::{Instance, Recipe};
 use crate::prepared::Prepared;
+use crate::state::Role;
 
 /// A plugin on this core.
 pub(crate) struct Seat {
     pub(crate) recipe: Recipe,
-    current: RefCell<Option<Rc<Instance>>>,
+    resident: RefCell<Option<Rc<Instance>>>,
     crashes: Cell<Crashes>,
+    /// What streams' own instances are copies of.
+    image: RefCell<Option<Rc<Image>>>,
+    /// The crashes of streams' own instances.
+    transient: Cell<Crashes>,
 }
 
 /// No instance can be had now.
@@ -79,11 +86,13 @@ impl Seat {
         {
             return seat;
         }
+        let book = host.book(plugin);
         let seat = Rc::new(Self::new(Recipe {
             host: Arc::clone(host),
             prepared: Arc::clone(prepared),
             plugin: Arc::clone(plugin),
-            book: host.book(plugin),
+            tally: Rc::new(book.open()),
+            book,
             callout: Rc::clone(callout),
         }));
         SEATS.with_borrow_mut(|seats| seats.insert(key, Rc::clone(&seat)));
@@ -92,36 +101,27 @@ impl Seat {
             Rc::downgrade(&seat),
             Rc::clone(callout),
         )));
-        if plugin.isolation == Isolation::Plugin {
-            // A failure is told by the first stream.
-            seat.instance().ok();
-        }
+        // A failure is told by the first stream.
+        seat.resident().ok();
         seat
     }
 
     fn new(recipe: Recipe) -> Self {
         Self {
             recipe,
-            current: RefCell::default(),
+            resident: RefCell::default(),
             crashes: Cell::default(),
+            image: RefCell::default(),
+            transient: Cell::default(),
         }
     }
 
     /// An instance for a stream.
     pub(crate) fn instance(&self) -> Result<Rc<Instance>, Unavailable> {
-        let mut current = self.current.borrow_mut();
-        if let Some(instance) = &*current {
-            if instance.is_alive() {
-                return Ok(Rc::clone(instance));
-            }
-            self.mourn(instance);
+        match self.recipe.plugin.isolation {
+            Isolation::Plugin => self.resident(),
+            Isolation::Stream => self.transient(),
         }
-        *current = None;
-        let instance = self.start()?;
-        if self.recipe.plugin.isolation == Isolation::Plugin {
-            *current = Some(Rc::clone(&instance));
-        }
-        Ok(instance)
     }
 
     /// A stream has left its instance.
@@ -129,49 +129,109 @@ impl Seat {
         if self.recipe.plugin.isolation != Isolation::Stream {
             return;
         }
+        let mut crashes = self.transient.get();
         if !instance.is_alive() {
-            self.mourn(instance);
-        } else if self.crashes.get().barren > 0 {
+            crashes.mourn(instance);
+            self.transient.set(crashes);
+        } else if crashes.barren > 0 {
             // It has served its stream, and with it shown that instances can.
-            self.crashes.set(Crashes::default());
+            self.transient.set(Crashes::default());
         }
     }
 
-    fn mourn(&self, instance: &Instance) {
-        let mut crashes = self.crashes.get();
-        if instance.finished.get() > 0 {
-            crashes.barren = 0;
-        } else {
-            crashes.barren += 1;
-            if crashes.barren > 1 {
-                let pause = backoff(crashes.barren - 2);
-                crashes.not_before = Some(Instant::now() + pause);
+    /// The instance that stays.
+    fn resident(&self) -> Result<Rc<Instance>, Unavailable> {
+        let mut resident = self.resident.borrow_mut();
+        if let Some(instance) = &*resident {
+            if instance.is_alive() {
+                return Ok(Rc::clone(instance));
             }
+            let mut crashes = self.crashes.get();
+            crashes.mourn(instance);
+            self.crashes.set(crashes);
         }
-        self.crashes.set(crashes);
+        *resident = None;
+        let instance = self.guarded(&self.crashes, true, || self.start_resident())?;
+        *resident = Some(Rc::clone(&instance));
+        Ok(instance)
     }
 
-    fn start(&self) -> Result<Rc<Instance>, Unavailable> {
-        let mut crashes = self.crashes.get();
+    /// An instance for one stream. A resident that can not work is no reason against it.
+    fn transient(&self) -> Result<Rc<Instance>, Unavailable> {
+        self.resident().ok();
+        let image = self.image.borrow().clone();
+        // Making one is part of serving its stream; only after crashes is it a repair.
+        let repairs = self.transient.get().barren > 0;
+        self.guarded(&self.transient, repairs, || match &image {
+            Some(image) => Instance::copy(&self.recipe, image),
+            None => Instance::start(&self.recipe, Role::Transient),
+        })
+    }
+
+    fn start_resident(&self) -> Result<Rc<Instance>, StartError> {
+        if self.recipe.plugin.isolation == Isolation::Plugin {
+            return Instance::start(&self.recipe, Role::Resident);
+        }
+        let (instance, image) = Instance::start_for_image(&self.recipe, Role::Resident)?;
+        match image {
+            Ok(image) => {
+                let book = &self.recipe.book;
+                tracing::debug!(
+                    plugin = &*book.name,
+                    bytes = image.bytes(),
+                    "the instances of a Wasm plugin's streams are copies of a started one"
+                );
+                *self.image.borrow_mut() = Some(Rc::new(image));
+            }
+            Err(unfit) => self.tell_unfit(unfit),
+        }
+        Ok(instance)
+    }
+
+    fn tell_unfit(&self, unfit: Unfit) {
+        let book = &self.recipe.book;
+        if let Some(suppressed) = book.throttle.admit("image", Instant::now()) {
+            tracing::info!(
+                plugin = &*book.name,
+                suppressed,
+                "a Wasm plugin with isolation by stream is started anew for each of them, because {unfit}"
+            );
+        }
+    }
+
+    /// Makes an instance, as far as earlier ones did not crash too often.
+    fn guarded(
+        &self,
+        kept: &Cell<Crashes>,
+        repairs: bool,
+        make: impl FnOnce() -> Result<Rc<Instance>, StartError>,
+    ) -> Result<Rc<Instance>, Unavailable> {
+        let mut crashes = kept.get();
+        if !repairs && crashes.not_before.is_none() {
+            // Nothing has to be timed.
+            return make().map_err(|error| {
+                self.report(&error);
+                crashes.failed(Instant::now());
+                kept.set(crashes);
+                Unavailable
+            });
+        }
         let begin = Instant::now();
-        // Where each stream has an instance, starting one is part of serving it.
-        let repairs = self.recipe.plugin.isolation == Isolation::Plugin || crashes.barren > 0;
         let too_soon = crashes.not_before.is_some_and(|time| begin < time);
         if (too_soon || repairs && !crashes.may_spend(begin)) && stands("wasm-crash-backoff") {
             return Err(Unavailable);
         }
-        let started = Instance::start(&self.recipe);
+        let made = make();
         if let Some((_, spent, starts)) = &mut crashes.spent {
             *spent += begin.elapsed();
             *starts += 1;
         }
-        if let Err(error) = &started {
+        if let Err(error) = &made {
             self.report(error);
-            crashes.not_before = Some(Instant::now() + backoff(crashes.barren));
-            crashes.barren += 1;
+            crashes.failed(Instant::now());
         }
-        self.crashes.set(crashes);
-        started.map_err(|_| Unavailable)
+        kept.set(crashes);
+        made.map_err(|_| Unavailable)
     }
 
     fn report(&self, error: &StartError) {
@@ -187,6 +247,24 @@ impl Seat {
 }
 
 impl Crashes {
+    /// An instance has died.
+    fn mourn(&mut self, instance: &Instance) {
+        if instance.finished.get() > 0 {
+            self.barren = 0;
+            return;
+        }
+        self.barren += 1;
+        if self.barren > 1 {
+            self.not_before = Some(Instant::now() + backoff(self.barren - 2));
+        }
+    }
+
+    /// An instance could not be made.
+    fn failed(&mut self, now: Instant) {
+        self.not_before = Some(now + backoff(self.barren));
+        self.barren += 1;
+    }
+
     /// Whether starting one more instance would leave time for requests.
     fn may_spend(&mut self, now: Instant) -> bool {
         let this_second =

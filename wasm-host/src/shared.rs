@@ -24,6 +24,9 @@ const QUEUE_ITEMS: usize = 10_000;
 /// Queues of a plugin.
 const QUEUES: usize = 256;
 
+/// The listener of queues that have none.
+const NOBODY: u64 = u64::MAX;
+
 /// What instances of one plugin share.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -94,20 +97,7 @@ impl Shared {
     /// The queue of that name, made where there is none; `listener` is told of its items from now on.
     pub(crate) fn register(&self, name: &[u8], listener: u64) -> Result<u32, Status> {
         let queues = &mut *lock(&self.queues);
-        let token = match queues.find(name) {
-            Some(token) => token,
-            None if queues.by_token.len() >= QUEUES => return Err(Status::InternalFailure),
-            None => {
-                queues.by_token.push(Queue {
-                    name: name.into(),
-                    items: VecDeque::new(),
-                    owed: 0,
-                    listener,
-                    waker: None,
-                });
-                queues.by_token.len() as u32
-            }
-        };
+        let token = queues.open(name, listener)?;
         if let Some(queue) = queues.get(token) {
             queue.listener = listener;
             if let Some(former) = queue.waker.take() {
@@ -115,6 +105,11 @@ impl Shared {
             }
         }
         Ok(token)
+    }
+
+    /// The queue of that name, made where there is none; who is told of its items stays as it is.
+    pub(crate) fn open(&self, name: &[u8]) -> Result<u32, Status> {
+        lock(&self.queues).open(name, NOBODY)
     }
 
     /// The queue of that name.
@@ -175,6 +170,23 @@ impl Queues {
             .iter()
             .position(|queue| *queue.name == *name)?;
         u32::try_from(index + 1).ok()
+    }
+
+    fn open(&mut self, name: &[u8], listener: u64) -> Result<u32, Status> {
+        if let Some(token) = self.find(name) {
+            return Ok(token);
+        }
+        if self.by_token.len() >= QUEUES {
+            return Err(Status::InternalFailure);
+        }
+        self.by_token.push(Queue {
+            name: name.into(),
+            items: VecDeque::new(),
+            owed: 0,
+            listener,
+            waker: None,
+        });
+        Ok(self.by_token.len() as u32)
     }
 
     fn get(&mut self, token: u32) -> Option<&mut Queue> {

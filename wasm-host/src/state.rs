@@ -16,7 +16,7 @@ use wayline_model::plugin::Plugin;
 use wayline_model::request::{PathNormalization, RequestError};
 
 use crate::abi::AbiVersion;
-use crate::book::{InstanceBook, PluginBook};
+use crate::book::{PluginBook, Tally};
 use crate::budget::Budget;
 use crate::callbacks::Callback;
 use crate::callouts::Callouts;
@@ -47,7 +47,7 @@ pub(crate) struct State {
     pub(crate) host: Arc<Host>,
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) book: Arc<PluginBook>,
-    pub(crate) tally: Arc<InstanceBook>,
+    pub(crate) tally: Rc<Tally>,
     pub(crate) abi: AbiVersion,
     pub(crate) callout: Rc<dyn Callout>,
 
@@ -82,8 +82,20 @@ pub(crate) struct State {
     pub(crate) done: Rc<Signal>,
     /// `NAME=value`.
     pub(crate) environment: Arc<[String]>,
-    /// Whether the module has seen randomness.
-    pub(crate) drew_randomness: bool,
+    /// Whether the module has seen randomness or the time: no other start would be like its own.
+    pub(crate) saw_chance: bool,
+    pub(crate) role: Role,
+    /// Whether it is not configured yet.
+    pub(crate) starting: bool,
+}
+
+/// What an instance is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Role {
+    /// It stays: ticks and queues that it asks for at its start are seen to.
+    Resident,
+    /// It ends with the stream it was made for. What it asks for at its start is the resident's.
+    Transient,
 }
 
 /// What is in the module's hands while a callback runs: lent by the exchange, and given back.
@@ -119,6 +131,11 @@ impl State {
         self.callback = callback;
         self.current = context;
         self.effective = 0;
+    }
+
+    /// Whether somebody else does what a module sets up at its start.
+    pub(crate) fn leaves_work_to_resident(&self) -> bool {
+        self.starting && self.role == Role::Transient
     }
 
     /// The context that host calls are about.

@@ -17,6 +17,9 @@ const SHARE: u32 = 10;
 
 /// Sets the time between two ticks; 0 ends them.
 pub(crate) fn set_period(state: &mut State, milliseconds: u32) {
+    if state.leaves_work_to_resident() {
+        return;
+    }
     state.tick_period = milliseconds;
     if milliseconds == 0 || std::mem::replace(&mut state.ticking, true) {
         return;

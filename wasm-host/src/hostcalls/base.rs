@@ -104,6 +104,7 @@ fn get_log_level(mut caller: Caller<'_, State>, level_at: u32) -> u32 {
 }
 
 fn get_current_time(mut caller: Caller<'_, State>, time_at: u32) -> u32 {
+    caller.data_mut().saw_chance = true;
     let now = nanoseconds(wall_clock());
     code(parts(&mut caller).and_then(|(memory, _)| write_u64(memory, time_at, now)))
 }

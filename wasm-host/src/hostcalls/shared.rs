@@ -75,6 +75,10 @@ fn register(mut caller: Caller<'_, State>, name: u32, name_length: u32, token_at
         let (memory, state) = parts(&mut caller)?;
         slice(memory, token_at, 4)?;
         let name = slice(memory, name, name_length)?;
+        if state.leaves_work_to_resident() {
+            let token = state.book.shared.open(name)?;
+            return write_u32(memory, token_at, token);
+        }
         let token = state.book.shared.register(name, state.listener)?;
         if !state.queues.contains(&token) {
             state.queues.push(token);

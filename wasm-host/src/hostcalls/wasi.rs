@@ -197,6 +197,7 @@ fn environ_get(mut caller: Caller<'_, State>, pointers: u32, texts: u32) -> u32 
 }
 
 fn clock_time_get(mut caller: Caller<'_, State>, clock: u32, _: u64, time_at: u32) -> u32 {
+    caller.data_mut().saw_chance = true;
     let now = match clock {
         0 => nanoseconds(wall_clock()),
         1 => nanoseconds(caller.data().host.uptime()),
@@ -218,7 +219,7 @@ fn random_get(mut caller: Caller<'_, State>, target: u32, length: u32) -> u32 {
     }
     let mut fill = || {
         let (memory, state) = parts(&mut caller)?;
-        state.drew_randomness = true;
+        state.saw_chance = true;
         getrandom::fill(slice_mut(memory, target, length)?).map_err(|_| Status::InternalFailure)
     };
     errno(fill())

@@ -5,6 +5,7 @@
 mod bodies;
 mod containment;
 mod headers;
+mod isolation;
 mod lifecycle;
 mod quarantine;
 mod reaching_out;
