@@ -52,6 +52,9 @@ pub(crate) fn command(
         Door::Plain => free_port()?,
     };
     command.args(["--hbone", &hbone.to_string(), "--workers", "1"]);
+    // One workload opens more connections than it is given by default.
+    command.args(["--max-connections", "0"]);
+    command.args(["--max-connections-per-identity", "0"]);
     if setup.module.is_some() {
         command.arg("--wasm-cache-dir").arg(dir.join("cache"));
     }

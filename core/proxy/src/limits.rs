@@ -17,7 +17,7 @@ pub struct Limits {
     /// Client connections; default half of the files that the process may open, so that as many are
     /// left for backends.
     pub connections: usize,
-    /// HBONE connections of one identity; default a quarter of all, so that no workload takes the
+    /// HBONE connections of one identity; default half of all, so that no workload takes the
     /// waypoint from the others.
     pub connections_per_identity: usize,
     /// TLS handshakes under way; default 512.
@@ -47,7 +47,7 @@ impl Default for Limits {
             .min(1 << 20);
         Self {
             connections,
-            connections_per_identity: connections / 4,
+            connections_per_identity: connections / 2,
             handshakes: 512,
             streams: 100,
             head_bytes: 64 * 1024 * 1024,

@@ -62,7 +62,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
     drop(handshake);
     let limit = worker.limits.connections_per_identity;
     let Some(_lease) = worker.peers.take(&accepted.peer, limit) else {
-        let detail = format_args!("{} has {limit} open", accepted.peer);
+        let detail = format_args!(
+            "{} has {limit} open (--max-connections-per-identity)",
+            accepted.peer
+        );
         let reason = "too_many_connections_of_identity";
         worker.refusals.note(reason, source, detail);
         return;

@@ -185,7 +185,7 @@ pub(crate) struct LimitArgs {
     /// Client connections [default: half of the files this process may open].
     #[arg(long, value_name = "N", env = "WAYLINE_MAX_CONNECTIONS")]
     pub(crate) max_connections: Option<usize>,
-    /// HBONE connections of one identity [default: a quarter of --max-connections].
+    /// HBONE connections of one identity [default: half of --max-connections].
     #[arg(long, value_name = "N", env = "WAYLINE_MAX_CONNECTIONS_PER_IDENTITY")]
     pub(crate) max_connections_per_identity: Option<usize>,
     /// TLS handshakes under way.

@@ -13,7 +13,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::head::{self, BodyFraming, HeadError};
 
@@ -59,6 +60,17 @@ enum Framing {
     Length(u64),
     /// Inside a chunked body.
     Chunked(Chunk),
+}
+
+impl Framing {
+    /// Bytes to come that need no look and are not worth reading with what follows them.
+    fn body_left(self) -> Option<u64> {
+        match self {
+            Self::Length(left) => Some(left),
+            Self::Chunked(Chunk::Data(left)) if left >= MAX_HEAD as u64 => Some(left),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -280,6 +292,28 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
         Ok(Some(Framing::Chunked(next)))
     }
 
+    /// Bytes that belong to a body whatever they are need no look: they go where hyper wants them,
+    /// and no further than to the body's end (or the chunk's).
+    fn read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        cursor: ReadBufCursor<'_>,
+        left: u64,
+    ) -> Poll<io::Result<()>> {
+        self.gate.partial.set(false);
+        let mut body = TokioIo::new((&mut self.io).take(left));
+        ready!(Pin::new(&mut body).poll_read(cx, cursor))?;
+        let left = body.inner().limit();
+        self.begun = true;
+        self.framing = match self.framing {
+            Framing::Chunked(_) if left == 0 => Framing::Chunked(Chunk::End),
+            Framing::Chunked(_) => Framing::Chunked(Chunk::Data(left)),
+            _ if left == 0 => Framing::Head,
+            _ => Framing::Length(left),
+        };
+        Poll::Ready(Ok(()))
+    }
+
     /// Ends the connection. A message of which hyper knows nothing is answered by whoever serves the
     /// connection; a body that is refused later fails the exchange it belongs to.
     fn refuse(&self, error: HeadError) -> io::Error {
@@ -302,8 +336,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
     fn make_room(&mut self) -> bool {
         if self.start == self.end {
             (self.start, self.checked, self.end) = (0, 0, 0);
-            // A body that comes faster than it is taken: fewer, larger reads.
-            if self.brimful && self.framing != Framing::Head && self.buffer.len() < MAX_HEAD {
+            // Chunks that come faster than they are taken: fewer, larger reads.
+            if self.brimful
+                && matches!(self.framing, Framing::Chunked(_))
+                && self.buffer.len() < MAX_HEAD
+            {
                 let grown = (self.buffer.len() * 2).min(MAX_HEAD);
                 self.buffer.resize(grown, 0);
             }
@@ -351,6 +388,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Read for Guard<I> {
                 }
                 Ok(false) => {}
                 Err(error) => return Poll::Ready(Err(this.refuse(error))),
+            }
+            if this.start == this.end
+                && let Some(left) = this.framing.body_left()
+            {
+                return this.read_body(cx, cursor, left);
             }
             let withheld = this.end > this.start && this.gate.busy.get();
             if withheld {

@@ -236,7 +236,7 @@ fn limits(args: &LimitArgs) -> Limits {
     let per_identity = args.max_connections_per_identity;
     Limits {
         connections,
-        connections_per_identity: per_identity.unwrap_or(connections / 4),
+        connections_per_identity: per_identity.unwrap_or(connections / 2),
         handshakes: args.max_handshakes,
         streams: args.max_streams,
         head_bytes: args.max_head_bytes,
