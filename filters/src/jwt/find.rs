@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use wayline_chain::RequestContext;
 use wayline_model::CanonicalRequest;
 use wayline_model::authentication::TokenLocation;
+use wayline_model::defence::stands;
 
 /// The scheme of RFC 6750, which is compared without regard to case.
 const BEARER: &str = "Bearer ";
@@ -42,7 +43,7 @@ pub(super) fn search(places: &[TokenLocation], request: &CanonicalRequest) -> Se
             return Search::Several;
         };
         for token in tokens {
-            if found.is_some() {
+            if found.is_some() && stands("one-token") {
                 return Search::Several;
             }
             found = Some(Found { token, place });
@@ -93,7 +94,7 @@ fn of_header(headers: &HeaderMap, name: &HeaderName, prefix: &str) -> Option<Vec
         let Ok(line) = line.to_str() else { continue };
         found.extend(in_line(line.trim(), prefix));
     }
-    if lines > 1 && !found.is_empty() {
+    if lines > 1 && !found.is_empty() && stands("one-token") {
         return None;
     }
     Some(found)

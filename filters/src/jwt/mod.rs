@@ -6,6 +6,7 @@
 //! side's ([`RemoteKeys`]).
 
 mod find;
+mod json;
 mod keys;
 mod refusal;
 mod remote;
@@ -24,6 +25,7 @@ use wayline_chain::{
 };
 use wayline_model::CanonicalRequest;
 use wayline_model::authentication::{Authentication, TokenLocation, VerifiedToken};
+use wayline_model::defence::stands;
 
 use find::{Found, Search};
 use refusal::Refusal;
@@ -88,7 +90,7 @@ impl Filter for JwtFilter {
 
     fn begin(&self, context: &mut RequestContext) -> Begin {
         let rules = &self.0;
-        for name in &rules.outputs {
+        for name in rules.outputs.iter().filter(|_| stands("token-headers")) {
             context.headers_mut().remove(name);
         }
         // Browsers send no token with the question whether they may (Istio: bypass_cors_preflight).

@@ -5,7 +5,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
+use wayline_model::defence::stands;
 
+use super::json;
 use super::refusal::Refusal;
 
 /// A token that has the right form.
@@ -49,7 +51,7 @@ impl<'t> Token<'t> {
             Some(_) => return Err(Refusal::HeaderKid),
         };
         // No extension is known here, and a list of none is not allowed either (RFC 7515, 4.1.11).
-        if header.contains_key("crit") {
+        if header.contains_key("crit") && stands("token-crit") {
             return Err(Refusal::HeaderCrit);
         }
         let claims = object(payload, Refusal::PayloadBase64, Refusal::PayloadJson)?;
@@ -107,7 +109,7 @@ fn algorithm_of(name: &str) -> Option<Algorithm> {
 
 fn object(part: &str, encoding: Refusal, form: Refusal) -> Result<Map<String, Value>, Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| encoding)?;
-    serde_json::from_slice(&bytes).map_err(|_| form)
+    json::object(&bytes).ok_or(form)
 }
 
 fn text_claim(claims: &Map<String, Value>, name: &str, wrong: Refusal) -> Result<(), Refusal> {
