@@ -120,6 +120,38 @@ fn a_connection_of_opaque_bytes_shows_dashes_and_a_zero() {
 }
 
 #[test]
+fn what_peers_send_does_not_make_a_line_longer_than_anybody_reads() {
+    let agent = [&[b'a'; 2000][..], &[0xff; 8000]].concat();
+    let mut request_headers = HeaderMap::new();
+    request_headers.insert("user-agent", HeaderValue::from_bytes(&agent).unwrap());
+    request_headers.insert(
+        "x-forwarded-for",
+        HeaderValue::from_bytes(&[0xff; 9000]).unwrap(),
+    );
+    request_headers.insert(
+        "x-request-id",
+        HeaderValue::from_bytes(&[b'"'; 9000]).unwrap(),
+    );
+    let path = format!("/{}", "x".repeat(50_000));
+    for encoding in [AccessLogEncoding::Text, AccessLogEncoding::Json] {
+        let record = Record {
+            path: Some(&path),
+            authority: Some(&path),
+            request_headers: Some(&request_headers),
+            ..empty()
+        };
+        let line = written(&compile(encoding, None).unwrap(), &record);
+        assert!(line.len() <= 8192 && line.ends_with('\n'), "{}", line.len());
+        if encoding == AccessLogEncoding::Json {
+            serde_json::from_str::<serde_json::Value>(&line).unwrap();
+        }
+        // What a format asks for, it gets.
+        let asked = compile(AccessLogEncoding::Text, Some("%REQ(:PATH):20000%\n")).unwrap();
+        assert_eq!(written(&asked, &record).len(), 20_001);
+    }
+}
+
+#[test]
 fn the_default_json_object_has_istios_keys_and_types() {
     let format = compile(AccessLogEncoding::Json, None).unwrap();
     with_record(|record| {

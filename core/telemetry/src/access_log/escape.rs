@@ -12,16 +12,28 @@ pub(super) enum Escape {
 impl Escape {
     /// Writes a value that anybody may have made.
     pub(super) fn write(self, value: &[u8], out: &mut Vec<u8>) {
+        self.write_at_most(value, usize::MAX, out);
+    }
+
+    /// The same, but no more than about so many bytes.
+    pub(super) fn write_at_most(self, value: &[u8], most: usize, out: &mut Vec<u8>) {
+        // What is escaped gets longer, never shorter.
+        let value = value.get(..most).unwrap_or(value);
+        let end = out.len().saturating_add(most);
         if value.iter().all(|byte| is_harmless(*byte)) {
             out.extend_from_slice(value);
             return;
         }
         for chunk in value.utf8_chunks() {
             for character in chunk.valid().chars() {
+                if out.len() >= end {
+                    return;
+                }
                 self.write_character(character, out);
             }
             for byte in chunk.invalid() {
                 match self {
+                    _ if out.len() >= end => return,
                     Self::Text => write_hex(*byte, out),
                     // JSON is UTF-8 and has no way to name a byte.
                     Self::Json => out.extend_from_slice("\u{fffd}".as_bytes()),

@@ -14,6 +14,11 @@ use super::record::Record;
 use super::time::TimeFormat;
 use crate::metrics::GrpcStatus;
 
+/// Bytes of a line that a path, or anything else that peers send, takes where the format names no length
+/// (Envoy cuts nothing).
+const LONGEST_PATH: usize = 2048;
+const LONGEST_VALUE: usize = 1024;
+
 /// One operator, ready to be written.
 #[derive(Clone, Debug)]
 pub(super) enum Operator {
@@ -333,7 +338,11 @@ impl RequestField {
         if without_query {
             value = value.split_once('?').map_or(value, |(path, _)| path);
         }
-        escape.write(shortened(value.as_bytes(), length), out);
+        let longest = match self {
+            Self::Path | Self::OriginalPath => LONGEST_PATH,
+            _ => LONGEST_VALUE,
+        };
+        write_cut(value.as_bytes(), length, longest, escape, out);
         true
     }
 }
@@ -438,12 +447,18 @@ fn write_header(
     let Some(value) = headers.and_then(|headers| headers.get(name)) else {
         return false;
     };
-    escape.write(shortened(value.as_bytes(), length), out);
+    write_cut(value.as_bytes(), length, LONGEST_VALUE, escape, out);
     true
 }
 
-fn shortened(value: &[u8], length: usize) -> &[u8] {
-    value.get(..length).unwrap_or(value)
+/// Writes what a peer sent: as much as the format says, or where it says nothing, as keeps a line one
+/// that is read.
+fn write_cut(value: &[u8], length: usize, longest: usize, escape: Escape, out: &mut Vec<u8>) {
+    match value.get(..length) {
+        Some(shortened) => escape.write(shortened, out),
+        None if length < usize::MAX => escape.write(value, out),
+        None => escape.write_at_most(value, longest, out),
+    }
 }
 
 fn write_text(value: Option<&str>, escape: Escape, out: &mut Vec<u8>) -> bool {
