@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use wayline_model::Identity;
 use wayline_tls::{
-    CERT_CHAIN_FILE, CertificateStore, DEFAULT_LIFETIME, DevCa, KEY_FILE, ROOT_CERT_FILE, Reload,
+    CERT_CHAIN_FILE, CRL_FILE, CertificateStore, DEFAULT_LIFETIME, DevCa, KEY_FILE, ROOT_CERT_FILE,
+    Reload,
 };
 
 use crate::folder::scan::{Inode, folder_at};
@@ -150,7 +151,7 @@ fn load(dir: &Path, store: &CertificateStore, outcome: &mut Option<String>) {
 
 /// The folder, its parent (the folder may be replaced) and wherever symlinks in it lead.
 fn folders(dir: &Path) -> HashMap<PathBuf, Inode> {
-    let targets = [CERT_CHAIN_FILE, KEY_FILE, ROOT_CERT_FILE]
+    let targets = [CERT_CHAIN_FILE, KEY_FILE, ROOT_CERT_FILE, CRL_FILE]
         .into_iter()
         .filter_map(|file| dir.join(file).canonicalize().ok())
         .filter_map(|file| file.parent().map(Path::to_owned));

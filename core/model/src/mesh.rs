@@ -45,6 +45,9 @@ pub struct MeshSettings {
     pub trailers: Arc<[HeaderName]>,
     /// Those of them that external authorization asks.
     pub ext_authz: ExtAuthzProviders,
+    /// How many proxies before a gateway are believed about who the client is
+    /// (`defaultConfig.gatewayTopology.numTrustedProxies`); default 0. Of no meaning at waypoints.
+    pub trusted_proxies: u32,
 }
 
 /// Annotation of MeshConfig's ConfigMap that asks for Istio's ways where they are laxer than ours.
@@ -70,6 +73,7 @@ impl Default for MeshSettings {
             istio_compat: false,
             trailers: Arc::default(),
             ext_authz: ExtAuthzProviders::new(),
+            trusted_proxies: 0,
         }
     }
 }
@@ -257,7 +261,31 @@ impl MeshReader {
         for (key, value) in fields {
             match key.as_str() {
                 "tracing" => self.tracing(value),
+                "gatewayTopology" => self.gateway_topology(value),
                 _ => self.unread(&format!("defaultConfig.{key}")),
+            }
+        }
+    }
+
+    fn gateway_topology(&mut self, value: &Value) {
+        let Some(fields) = self.fields("defaultConfig.gatewayTopology", value) else {
+            return;
+        };
+        for (key, value) in fields {
+            let path = format!("defaultConfig.gatewayTopology.{key}");
+            match key.as_str() {
+                "numTrustedProxies" => match value.as_u64().and_then(|it| u32::try_from(it).ok()) {
+                    Some(number) => self.settings.trusted_proxies = number,
+                    None => self.wrong(&path, "it must be a number from 0; none is trusted"),
+                },
+                // What we do anyway: nobody's word for a certificate is taken.
+                "forwardClientCertDetails"
+                    if matches!(value.as_str(), Some("UNDEFINED" | "SANITIZE")) => {}
+                "forwardClientCertDetails" => self.wrong(
+                    &path,
+                    "x-forwarded-client-cert is always taken away from what clients send",
+                ),
+                _ => self.unread(&path),
             }
         }
     }

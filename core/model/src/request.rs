@@ -4,6 +4,7 @@
 //! refuses what has two readings.
 
 mod authority;
+mod forwarded;
 pub mod path;
 
 use http::header::{
@@ -16,6 +17,7 @@ use http::{Method, Version};
 use crate::defence::stands;
 
 pub use authority::Authority;
+pub use forwarded::forwarded_client;
 pub use path::PathNormalization;
 
 /// Header fields of a request, at most; as in Envoy.

@@ -37,6 +37,17 @@ pub fn canonical_request(
     exchange::canonical(parts, &snapshot.mesh, role, &forwarded_for, &Random::new())
 }
 
+/// Who the client of that request is, for policies: the source, or whoever trusted proxies name.
+#[must_use]
+pub fn remote_ip(
+    request: &CanonicalRequest,
+    snapshot: &Snapshot,
+    role: ProxyRole,
+    source: IpAddr,
+) -> IpAddr {
+    exchange::remote_ip(request, &snapshot.mesh, role, source)
+}
+
 /// The routes of a gateway's port for the host that a request names.
 #[must_use]
 pub fn entrance_routes<'e>(

@@ -13,6 +13,7 @@ use wayline_telemetry::{PeerId, Reporter, SecurityPolicy};
 
 use crate::http::guard::Gate;
 use crate::http::headers;
+use crate::http::taking::Taking;
 use crate::http::upgrade::Upgrade;
 use crate::limits::Budget;
 use crate::listener::EntranceKey;
@@ -35,6 +36,8 @@ pub(crate) struct Ingress {
     pub(crate) heads: Budget,
     /// Whether its HTTP/1 exchange at hand changes the protocol.
     pub(crate) upgrade: Upgrade,
+    /// Of the HTTP/2 stream that is being run.
+    pub(crate) taking: Cell<Option<Rc<Taking>>>,
     retired: Cell<bool>,
     origin: Origin,
     current: RefCell<Option<(Rc<Plan>, Rc<Bound>)>>,
@@ -81,6 +84,7 @@ impl Ingress {
             peer,
             gate: Rc::default(),
             upgrade: Upgrade::default(),
+            taking: Cell::default(),
             retired: Cell::new(false),
             origin,
             current: RefCell::default(),

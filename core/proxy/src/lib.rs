@@ -108,8 +108,12 @@ pub struct Timeouts {
     /// (watches, long polls) are ordinary in a mesh. Ends the exchange, before its response with 408 or 504, flag SI.
     /// Upgraded connections and opaque bytes are exempt.
     pub stream_idle: Duration,
-    /// For an HTTP/1 client to take any of what it is sent; default 60 s. Ends the connection.
+    /// For a client to take any of what it is sent; default 60 s. Ends the connection in HTTP/1, the
+    /// stream in HTTP/2.
     pub send: Duration,
+    /// For new streams on a tunnel's connection once its client's certificate has ended; default 60 s.
+    /// Then the connection takes no more, and ends with its last stream.
+    pub certificate: Duration,
 }
 
 impl Default for Timeouts {
@@ -119,6 +123,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(60 * 60),
             stream_idle: Duration::from_secs(60 * 60),
             send: Duration::from_secs(60),
+            certificate: Duration::from_secs(60),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::http::{HeaderMap, StatusCode};
 use bytes::BytesMut;
@@ -73,6 +73,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
     let _open = worker.process.connection("hbone");
     let settings = worker.hbone.clone();
     let mut member = worker.drain.connection();
+    let grace = worker.timeouts.certificate;
+    let expires = worker.timers.timer();
+    let lasts = match grace.is_zero() {
+        true => Duration::ZERO,
+        false => left_of(accepted.peer_not_after).saturating_add(grace),
+    };
+    let leaving = async {
+        tokio::select! {
+            () = member.finishing() => {}
+            () = poll_fn(|cx| expires.lasting_for(lasts, cx)) => {
+                tracing::debug!(%source, "a client's certificate has ended: no more streams of it");
+            }
+        }
+    };
     let handler = Streams {
         worker: Rc::clone(&worker),
         peer: Rc::new(Peer {
@@ -82,8 +96,21 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
         }),
     };
     // Boxed: once for a connection, whose future is moved before it is served.
-    let serving = wayline_hbone::serve(accepted.io, &settings, member.finishing(), handler);
-    let served = Box::pin(serving).await;
+    let serving = Box::pin(wayline_hbone::serve(
+        accepted.io,
+        &settings,
+        leaving,
+        handler,
+    ));
+    let served = tokio::select! {
+        served = serving => served,
+        // Whoever took the certificate back means those who use it now.
+        () = worker.certificates.taken_back(&accepted.peer_chain) => {
+            let detail = "the certificate of an open connection was taken back";
+            worker.refusals.note("revoked", source, detail);
+            return;
+        }
+    };
     match served {
         Ok(()) => {}
         Err(ServeError::Flood(flood)) => {
@@ -91,6 +118,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
         }
         Err(error) => tracing::debug!(%source, %error, "an HBONE connection ended"),
     }
+}
+
+/// How long something is valid yet, whatever the clock says later.
+fn left_of(end: SystemTime) -> Duration {
+    end.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 /// Takes a connection over from the thread that accepted it.

@@ -19,7 +19,7 @@ use wayline_model::Identity;
 
 use crate::error::CredentialError;
 use crate::files::{CERT_CHAIN_FILE, CRL_FILE, KEY_FILE, PemBundle, ROOT_CERT_FILE};
-use crate::revoked::Revoked;
+use crate::revoked::{PeerChain, Revoked};
 use crate::verify::{
     MeshClientVerifier, MeshServerVerifier, PeerFault, TrustDomainAliases, identity_of,
     verify_signed_by_roots,
@@ -158,6 +158,12 @@ impl Epoch {
     #[must_use]
     pub fn roots_pem(&self) -> &str {
         &self.roots_pem
+    }
+
+    /// Whether one of a peer's certificates is on a revocation list of this epoch.
+    #[must_use]
+    pub fn has_taken_back(&self, chain: &PeerChain) -> bool {
+        self.revoked.contains_any(chain)
     }
 
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {

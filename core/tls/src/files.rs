@@ -17,7 +17,7 @@ pub const KEY_FILE: &str = "key.pem";
 pub const ROOT_CERT_FILE: &str = "root-cert.pem";
 
 /// Revocation lists of the roots' certificates; may be missing.
-pub(crate) const CRL_FILE: &str = "crl.pem";
+pub const CRL_FILE: &str = "crl.pem";
 
 /// How often a folder is read again when it changed while being read.
 const READ_ATTEMPTS: usize = 3;

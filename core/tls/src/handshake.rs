@@ -15,6 +15,7 @@ use wayline_model::Identity;
 
 use crate::epoch::{ALPN_H2, Epoch, not_after_of};
 use crate::error::HandshakeError;
+use crate::revoked::PeerChain;
 use crate::store::CertificateStore;
 use crate::verify::identity_of;
 
@@ -30,6 +31,8 @@ pub struct Accepted {
     pub peer: Identity,
     /// When the peer's certificate ends; later streams on a long connection may be judged by it.
     pub peer_not_after: SystemTime,
+    /// For [`CertificateStore::taken_back`].
+    pub peer_chain: PeerChain,
 }
 
 /// Serves one handshake: TLS 1.3, client certificate of this mesh, ALPN `h2`.
@@ -63,6 +66,7 @@ pub async fn accept(
 
     let (_, session) = stream.get_ref();
     check_alpn(session.alpn_protocol())?;
+    let peer_chain = PeerChain::of(session.peer_certificates().unwrap_or_default());
     let leaf = leaf(session.peer_certificates())?;
     let peer = identity_of(leaf)?;
     let peer_not_after = not_after_of(leaf).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -70,6 +74,7 @@ pub async fn accept(
         io: ServerStream(stream),
         peer,
         peer_not_after,
+        peer_chain,
     })
 }
 

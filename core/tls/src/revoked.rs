@@ -12,6 +12,31 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use crate::error::CredentialError;
 use crate::files::CRL_FILE;
 
+/// As much of a peer's certificates as it takes to find out later whether one was taken back.
+#[derive(Clone, Debug, Default)]
+pub struct PeerChain(Box<[Numbered]>);
+
+/// What tells a certificate from all others.
+#[derive(Clone, Debug)]
+struct Numbered {
+    issuer: Box<[u8]>,
+    serial: Box<[u8]>,
+}
+
+impl PeerChain {
+    /// Of certificates that a handshake found good.
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Self {
+        let numbered = |certificate: &CertificateDer<'_>| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+            Some(Numbered {
+                issuer: parsed.issuer().as_raw().into(),
+                serial: parsed.raw_serial().into(),
+            })
+        };
+        Self(chain.iter().filter_map(numbered).collect())
+    }
+}
+
 /// Serial numbers by the issuer that gave them, as both are encoded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Revoked(HashMap<Vec<u8>, HashSet<Vec<u8>>>);
@@ -47,6 +72,14 @@ impl Revoked {
             return Err(malformed("holds no revocation list".to_owned()));
         }
         Ok(revoked)
+    }
+
+    /// Whether one of a peer's certificates was taken back since.
+    pub(crate) fn contains_any(&self, chain: &PeerChain) -> bool {
+        chain.0.iter().any(|it| {
+            let serials = self.0.get(&*it.issuer);
+            serials.is_some_and(|serials| serials.contains(&*it.serial))
+        })
     }
 
     /// Whether a certificate was taken back.

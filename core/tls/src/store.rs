@@ -4,17 +4,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::watch;
 use wayline_model::TrustDomain;
 
 use crate::epoch::Epoch;
 use crate::error::CredentialError;
 use crate::files::PemBundle;
+use crate::revoked::PeerChain;
 use crate::verify::TrustDomainAliases;
 
 /// Holds the current [`Epoch`]. Cheap to clone; all clones share one state. It is locked for a
 /// moment per handshake and never on the request path.
 ///
-/// A rotation is seen by new handshakes only. A bundle that fails its checks changes nothing but
+/// A rotation is seen by new handshakes only, and by those whose certificates it takes back. A bundle that fails its checks changes nothing but
 /// the status: the last good epoch stays in force until it expires.
 #[derive(Clone, Debug, Default)]
 pub struct CertificateStore {
@@ -25,6 +27,8 @@ pub struct CertificateStore {
 struct Shared {
     aliases: Arc<TrustDomainAliases>,
     state: Mutex<State>,
+    /// Number of the epoch in force.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +96,7 @@ impl CertificateStore {
                 state.current = Some(Arc::clone(&epoch));
                 state.loaded = Some(bundle);
                 state.failure = None;
+                self.shared.changes.send_replace(id);
                 Ok(Reload::Replaced(epoch))
             }
             Err(error) => {
@@ -116,6 +121,22 @@ impl CertificateStore {
         match SystemTime::now().duration_since(epoch.not_after()) {
             Ok(since) => Err(CredentialError::Expired(since)),
             Err(_) => Ok(Arc::clone(epoch)),
+        }
+    }
+
+    /// Resolves when an epoch comes into force by which one of a peer's certificates was taken back. For
+    /// connections that were made before: handshakes are judged by themselves.
+    pub async fn taken_back(&self, chain: &PeerChain) {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            let current = self.lock().current.clone();
+            if current.is_some_and(|epoch| epoch.has_taken_back(chain)) {
+                return;
+            }
+            // The sender lives as long as this store does.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

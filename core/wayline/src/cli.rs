@@ -157,7 +157,7 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_NODE"
     )]
     pub(crate) node: String,
-    /// How long an HTTP/1 client may take none of what it is sent; 0s: for ever.
+    /// How long a client may take none of what it is sent; 0s: for ever.
     #[arg(
         long,
         value_name = "TIME",
@@ -165,6 +165,15 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_SEND_TIMEOUT"
     )]
     pub(crate) send_timeout: Span,
+    /// How long connections of tunnels take new streams once their client's certificate has ended; 0s: for
+    /// ever.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "WAYLINE_CERTIFICATE_GRACE"
+    )]
+    pub(crate) certificate_grace: Span,
     /// How much peers may ask of us at once.
     #[command(flatten)]
     pub(crate) limits: LimitArgs,

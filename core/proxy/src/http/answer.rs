@@ -2,6 +2,7 @@
 //! byte, an error or a reset is seen. It refuses to know how the answer came to be.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use wayline_telemetry::{GrpcStatus, ResponseFlag};
 use super::body::BodyError;
 use super::book::{Book, Details};
 use super::reply;
+use super::taking::Taking;
 use crate::timers::Timer;
 use crate::upstream::UpstreamBody;
 
@@ -32,6 +34,8 @@ pub(crate) struct ExchangeBody {
     pub(super) book: Box<Book>,
     pub(super) idle: Timer,
     pub(super) patience: Duration,
+    /// Whether its client takes it, in HTTP/2.
+    pub(super) taking: Option<Rc<Taking>>,
 }
 
 impl Body for ExchangeBody {
@@ -43,6 +47,9 @@ impl Body for ExchangeBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(taking) = &this.taking {
+            taking.waits(false);
+        }
         let frame = match &mut this.body {
             ResponseBody::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
             ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
@@ -98,6 +105,9 @@ impl ExchangeBody {
 
     fn note(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
+            if let Some(taking) = &self.taking {
+                taking.waits(!data.is_empty());
+            }
             self.book.response_bytes += data.len() as u64;
         }
         if let Some(trailers) = frame.trailers_ref() {
@@ -113,5 +123,9 @@ impl Drop for ExchangeBody {
     fn drop(&mut self) {
         // Codecs do not ask again once a body says that it has ended.
         self.book.complete |= self.is_end_stream();
+        if self.taking.as_ref().is_some_and(|it| it.gave_up()) {
+            self.book.complete = false;
+            self.book.details = Details::Static("client_takes_nothing");
+        }
     }
 }

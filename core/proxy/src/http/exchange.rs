@@ -2,6 +2,7 @@
 //!
 //! canonicalise → filters (policy among them) → route → backend → endpoint → and back up.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use wayline_chain::{
 };
 use wayline_model::CanonicalRequest;
 use wayline_model::mesh::MeshSettings;
-use wayline_model::request::RequestError;
+use wayline_model::request::{RequestError, forwarded_client};
 use wayline_model::route::{RouteAction, RouteRule, Routes, SessionToken};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
@@ -105,6 +106,7 @@ pub(crate) async fn exchange(
         book,
         idle,
         patience,
+        taking: ingress.taking.take(),
     };
     Ok(Response::from_parts(parts, body))
 }
@@ -132,9 +134,8 @@ async fn serve(
             return Ok(local(book, reply::bad_request(&error)));
         }
     };
+    let (mesh, role) = (&plan.snapshot.mesh, bound.place.proxy().role);
     if let Some(tracing) = &plan.tracing {
-        let role = bound.place.proxy().role;
-        let mesh = &plan.snapshot.mesh;
         book.span = tracing.begin(&mut request, mesh, role, &ingress.worker.random);
     }
     book.request(&request);
@@ -144,6 +145,7 @@ async fn serve(
     }
     let end_of_stream = body.is_end_stream();
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
+    context.remote_ip = remote_ip(context.request(), mesh, role, context.remote_ip);
     let started = bound.chain.begin(&mut context);
     if !matches!(started, Started::Running(_)) {
         note_marks(ingress, &context, book);
@@ -196,8 +198,30 @@ pub(crate) fn canonical(
         mesh.path_normalization,
     )?;
     check(&request, mesh, role)?;
-    headers::prepare_request(&mut request.headers, forwarded_for, role, random);
+    let is_believed = mesh.trusted_proxies > 0;
+    headers::prepare_request(
+        &mut request.headers,
+        forwarded_for,
+        role,
+        is_believed,
+        random,
+    );
     Ok(request)
+}
+
+/// Who the client is, as far as those say who are believed; else whoever is at the other end.
+pub(crate) fn remote_ip(
+    request: &CanonicalRequest,
+    mesh: &MeshSettings,
+    role: ProxyRole,
+    source: IpAddr,
+) -> IpAddr {
+    match role {
+        ProxyRole::Gateway => {
+            forwarded_client(&request.headers, mesh.trusted_proxies).unwrap_or(source)
+        }
+        ProxyRole::Waypoint => source,
+    }
 }
 
 /// Where we are stricter than Istio, unless the mesh asks for its ways.

@@ -23,11 +23,13 @@ pub(crate) const SERVICE_TIME: HeaderName =
 /// Path and query before a rewrite.
 pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
-/// Makes a request's headers what filters and backends may rely on.
+/// Makes a request's headers what filters and backends may rely on. `is_believed`: whether a gateway's
+/// peer is a proxy that is trusted about how the client came.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
     source: &HeaderValue,
     role: ProxyRole,
+    is_believed: bool,
     random: &Random,
 ) {
     // The codec asks the client for its body itself; an upgrade is offered upstream anew by whoever
@@ -39,7 +41,9 @@ pub(crate) fn prepare_request(
         ProxyRole::Gateway => {
             remove_internal(headers);
             append_forwarded_for(headers, source);
-            headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+            if !is_believed || !has_protocol(headers) {
+                headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+            }
         }
         ProxyRole::Waypoint => {
             headers
@@ -50,6 +54,13 @@ pub(crate) fn prepare_request(
     headers
         .entry(REQUEST_ID)
         .or_insert_with(|| request_id(random));
+}
+
+/// Whether a proxy before us says which protocol the client spoke.
+fn has_protocol(headers: &HeaderMap) -> bool {
+    let mut said = headers.get_all(&FORWARDED_PROTO).iter();
+    let first = said.next().map(HeaderValue::as_bytes);
+    matches!(first, Some(b"http" | b"https")) && said.next().is_none()
 }
 
 /// `x-envoy-*` is what proxies of the mesh tell each other; from outside it is a lie.
@@ -146,14 +157,14 @@ mod tests {
         let mut inside = headers.clone();
         let source = HeaderValue::from_static("203.0.113.1");
         let random = Random::new();
-        prepare_request(&mut headers, &source, ProxyRole::Gateway, &random);
+        prepare_request(&mut headers, &source, ProxyRole::Gateway, false, &random);
         assert!(!headers.contains_key("x-envoy-original-path"));
         assert!(!headers.contains_key("x-envoy-internal"));
         assert!(!headers.contains_key("x-forwarded-client-cert"));
         assert_eq!(headers["x-other"], "v");
         assert_eq!(headers["x-forwarded-for"], "203.0.113.1");
 
-        prepare_request(&mut inside, &source, ProxyRole::Waypoint, &random);
+        prepare_request(&mut inside, &source, ProxyRole::Waypoint, false, &random);
         assert!(inside.contains_key("x-envoy-internal"));
         assert!(!inside.contains_key("x-forwarded-client-cert"));
         assert!(!inside.contains_key("x-forwarded-for"));

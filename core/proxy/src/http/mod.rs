@@ -15,6 +15,7 @@ mod session;
 #[cfg(test)]
 mod sizes;
 pub(crate) mod spans;
+pub(crate) mod taking;
 pub(crate) mod tap;
 pub(crate) mod trailers;
 pub(crate) mod upgrade;

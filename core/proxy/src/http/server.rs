@@ -23,12 +23,12 @@ use super::book::{Book, Details, Sent};
 use super::exchange::{Cut, exchange};
 use super::guard::{Awaited, Guard};
 use super::head::HeadError;
+use super::taking::Streams;
 use super::upgrade::Http1Body;
 use crate::drain::Stage;
 use crate::ingress::Ingress;
 use crate::io::{Io, Rewound};
 use crate::timers::Timer;
-use crate::worker::LocalExecutor;
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -253,7 +253,7 @@ async fn serve_http2(ingress: Rc<Ingress>, io: Io, first: Bytes) {
         let ingress = Rc::clone(&ingress);
         service_fn(move |request: Request<Incoming>| exchange(Rc::clone(&ingress), request))
     };
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(Streams::new(&ingress));
     builder
         .max_concurrent_streams(ingress.worker.limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -175,6 +175,7 @@ fn run_args(stage: &Stage) -> RunArgs {
         zone: String::new(),
         node: String::new(),
         send_timeout: Span::from(Duration::ZERO),
+        certificate_grace: Span::from(Duration::ZERO),
         limits: LimitArgs::default(),
         log: None,
         log_format: None,

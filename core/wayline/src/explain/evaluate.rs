@@ -170,6 +170,8 @@ fn serve(
     take_request(&mut report.request, &request);
 
     let mut context = RequestContext::new(Rc::new(connection), request, true);
+    let source = context.remote_ip;
+    context.remote_ip = decisions::remote_ip(context.request(), snapshot, role, source);
     let rules = place.authentication().rules().iter();
     objects.extend(rules.map(|rule| rule.object.clone()));
     if !take_token(report, snapshot, place, &mut context) {

@@ -211,6 +211,7 @@ fn start(
             idle: args.idle_timeout.into(),
             stream_idle: args.stream_idle_timeout.into(),
             send: args.send_timeout.into(),
+            certificate: args.certificate_grace.into(),
         },
         locality: Locality {
             zone: args.zone.as_str().into(),
