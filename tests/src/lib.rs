@@ -28,6 +28,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod process;
 pub mod registry;
+pub mod revocation;
 pub mod tokens;
 pub mod tools;
 pub mod tunnel;

@@ -321,6 +321,21 @@ pub fn policy(namespace: &str, name: &str, spec: &str) -> String {
     policy_with(namespace, name, &[], spec)
 }
 
+/// A RequestAuthentication; `spec` is YAML.
+#[must_use]
+pub fn authentication(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+{}",
+        indented(2, spec)
+    )
+}
+
 /// An AuthorizationPolicy with annotations.
 #[must_use]
 pub fn policy_with(

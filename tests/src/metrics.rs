@@ -44,6 +44,12 @@ impl Metrics {
             .collect()
     }
 
+    /// How many series there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The sum of these series; 0 when there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

@@ -17,6 +17,8 @@ pub struct SigningKey {
     algorithm: Algorithm,
     /// Its public half.
     pub jwk: Value,
+    /// The same as PEM.
+    pub pem: String,
 }
 
 impl SigningKey {
@@ -75,31 +77,43 @@ impl SigningKey {
             key,
             algorithm: algorithm.parse().unwrap(),
             jwk,
+            pem: pair.public_key_pem(),
         }
     }
 
     /// A token with these claims, signed by this key under a header that names it.
     #[must_use]
     pub fn token(&self, claims: &Value) -> String {
+        self.token_under(&self.header(), claims)
+    }
+
+    /// The header of its tokens.
+    #[must_use]
+    pub fn header(&self) -> Value {
         let mut header = json!({"alg": format!("{:?}", self.algorithm), "typ": "JWT"});
         if let Some(kid) = self.jwk.get("kid") {
             header["kid"] = kid.clone();
         }
-        self.token_under(&header, claims)
+        header
     }
 
     /// A token with this header.
-    ///
-    /// # Panics
-    /// Where it can not be signed.
     #[must_use]
-    #[allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
     pub fn token_under(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(header), part(claims));
-        let signature =
-            jsonwebtoken::crypto::sign(signed.as_bytes(), &self.key, self.algorithm).unwrap();
+        let signature = self.sign(signed.as_bytes());
         format!("{signed}.{signature}")
+    }
+
+    /// A signature in base64url.
+    ///
+    /// # Panics
+    /// Where there can be none.
+    #[must_use]
+    #[allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+    pub fn sign(&self, message: &[u8]) -> String {
+        jsonwebtoken::crypto::sign(message, &self.key, self.algorithm).unwrap()
     }
 
     /// A key set of this key.
@@ -107,6 +121,17 @@ impl SigningKey {
     pub fn jwks(&self) -> String {
         json!({"keys": [self.jwk]}).to_string()
     }
+}
+
+/// What HMAC with SHA-256 makes of a message under a secret, in base64url.
+///
+/// # Panics
+/// Where it makes nothing of it.
+#[must_use]
+#[allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+pub fn shared_secret(secret: &[u8], message: &[u8]) -> String {
+    let key = EncodingKey::from_secret(secret);
+    jsonwebtoken::crypto::sign(message, &key, Algorithm::HS256).unwrap()
 }
 
 /// A token that nobody signed.

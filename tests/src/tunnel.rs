@@ -205,7 +205,7 @@ fn reset(tcp: TcpStream) {
 }
 
 async fn secured(hbone: SocketAddr, caller: &Caller) -> Option<ClientStream<TcpStream>> {
-    let store = certificate(&caller.certificate);
+    let store = certificate(&caller.certificate)?;
     let socket = TcpSocket::new_v4().ok()?;
     if let Some(source) = caller.source {
         socket.bind(SocketAddr::new(source, 0)).ok()?;
@@ -233,10 +233,11 @@ async fn dial(hbone: SocketAddr, caller: &Caller) -> Option<Client> {
     Some(client)
 }
 
-fn certificate(dir: &Path) -> CertificateStore {
+/// `None` where it can not be used, because it has expired for example.
+fn certificate(dir: &Path) -> Option<CertificateStore> {
     let store = CertificateStore::new();
-    store.reload_from(dir).unwrap();
-    store
+    store.reload_from(dir).ok()?;
+    Some(store)
 }
 
 fn runtime() -> tokio::runtime::Runtime {

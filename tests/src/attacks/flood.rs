@@ -2,13 +2,16 @@
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::bytes::unescape;
+use super::mint::Mint;
 use super::stage::Stage;
 use super::{Entrance, Group, Scene, frames};
+use crate::mesh::port;
 use crate::{Conversation, PATIENCE, Request};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -85,6 +88,8 @@ pub enum Place {
     Hbone,
     /// Its port, without TLS.
     HbonePlain,
+    /// The admin port.
+    Admin,
 }
 
 /// What one attack cost.
@@ -131,20 +136,28 @@ pub fn flood_without(
     group: &Group,
     chosen: impl Fn(&Flood) -> bool,
 ) -> Vec<Cost> {
+    let mint = Rc::new(Mint::new(&group.keys, &group.tokens));
     let mut costs = Vec::new();
     for flood in group.floods.iter().filter(|flood| chosen(flood)) {
         for place in &flood.on {
-            costs.push(once(defence, flood, *place, &group.scene(&flood.scene)));
+            let scene = group.scene(&flood.scene);
+            costs.push(once(defence, flood, *place, &scene, &mint));
         }
     }
     costs
 }
 
-fn once(defence: Option<&str>, flood: &Flood, place: Place, scene: &Scene) -> Cost {
+fn once(
+    defence: Option<&str>,
+    flood: &Flood,
+    place: Place,
+    scene: &Scene,
+    mint: &Rc<Mint>,
+) -> Cost {
     let mut scene = scene.clone();
     // One core, so that nothing depends on how many there are.
     scene.args.extend(["--workers".to_owned(), "1".to_owned()]);
-    let stage = Stage::set_without(defence, &scene, None);
+    let stage = Stage::set(defence, &scene, None, mint);
     let address = match place {
         Place::GatewayH1 => stage.address(Entrance::GatewayH1, "default/a"),
         Place::GatewayH2 => stage.address(Entrance::GatewayH2, "default/a"),
@@ -152,6 +165,7 @@ fn once(defence: Option<&str>, flood: &Flood, place: Place, scene: &Scene) -> Co
         Place::TunnelH2 => stage.address(Entrance::TunnelH2, "default/a"),
         Place::Hbone => stage.hbone("default/a"),
         Place::HbonePlain => stage.mesh.hbone(),
+        Place::Admin => stage.wayline.address(port::ADMIN),
     };
     // Everything that is made once is made before.
     assert_eq!(probe(&stage), 200);

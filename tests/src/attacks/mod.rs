@@ -9,6 +9,7 @@ mod bytes;
 mod flood;
 mod frames;
 mod modules;
+mod mint;
 mod recorder;
 mod replay;
 mod stage;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 pub use flood::{Cost, Flood, flood, flood_without};
 pub use modules::HostileModule;
+pub use mint::{Key, Token};
 pub use recorder::{Recorder, Seen};
 pub use replay::{Verdict, replay, replay_without};
 pub use stage::Stage;
@@ -49,6 +51,12 @@ pub struct Group {
     /// Attacks by amount.
     #[serde(default, rename = "flood")]
     pub floods: Vec<Flood>,
+    /// Keys that are made for it, by name.
+    #[serde(default, rename = "key")]
+    pub keys: BTreeMap<String, Key>,
+    /// Tokens that texts name.
+    #[serde(default, rename = "token")]
+    pub tokens: BTreeMap<String, Token>,
 }
 
 /// Policies and settings under which cases are replayed.
@@ -62,6 +70,10 @@ pub struct Scene {
     /// Specs of AuthorizationPolicies, without `targetRefs`: each is attached to the service behind
     /// the waypoint and to the Gateway.
     pub policies: Vec<String>,
+    /// Specs of RequestAuthentications, without `targetRefs`, attached likewise.
+    pub authentication: Vec<String>,
+    /// Further servers: by host of the mesh, by target, what is answered, as bytes.
+    pub servers: BTreeMap<String, BTreeMap<String, String>>,
     /// Documents of any kind, as YAML.
     pub documents: String,
     /// Rules of the route at the Gateway, as YAML; everything goes to the backend by default.
@@ -110,6 +122,9 @@ pub struct Case {
     /// mode, else kept.
     #[serde(default)]
     pub escapes_behind: Option<String>,
+    /// How often each is sent.
+    #[serde(default = "once")]
+    pub times: usize,
     /// What the backend answers, as bytes.
     #[serde(default)]
     pub reply: Option<String>,
@@ -156,6 +171,12 @@ pub struct Expect {
     pub answer_lacks: Vec<String>,
     /// Words in the access log.
     pub logged: Vec<String>,
+    /// Words that are neither in the log of the process nor in its access log.
+    pub never_said: Vec<String>,
+    /// How many lines a scrape may have gained since the case began.
+    pub series: Option<usize>,
+    /// What further servers of the scene were asked since it began, by host.
+    pub asked: BTreeMap<String, Vec<String>>,
 }
 
 /// Where requests come in.
@@ -246,6 +267,23 @@ impl Group {
         group
     }
 
+    /// All groups of the catalogue, by letter.
+    ///
+    /// # Panics
+    /// When one of them can not be read.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let files = std::fs::read_dir(folder()).unwrap();
+        let mut letters: Vec<String> = files
+            .filter_map(|file| file.unwrap().file_name().into_string().ok())
+            .filter_map(|name| name.strip_suffix(".toml").map(str::to_owned))
+            // Hostile modules are a catalogue of their own.
+            .filter(|name| name.len() == 1)
+            .collect();
+        letters.sort();
+        letters.iter().map(|letter| Self::read(letter)).collect()
+    }
+
     /// The scene of a case.
     #[must_use]
     pub fn scene(&self, name: &str) -> Scene {
@@ -261,6 +299,10 @@ pub fn folder() -> std::path::PathBuf {
 
 fn open() -> String {
     "open".to_owned()
+}
+
+fn once() -> usize {
+    1
 }
 
 fn caller() -> String {

@@ -1,6 +1,7 @@
 //! The backend of the attack cases: it records what reaches it, in either version of HTTP, and answers
 //! each request with what it was asked for, so that an answer tells which request it belongs to.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -32,6 +33,8 @@ pub struct Recorder(Arc<State>);
 struct State {
     seen: Mutex<Vec<Seen>>,
     reply: Mutex<Option<Vec<u8>>>,
+    /// By target.
+    replies: BTreeMap<String, Vec<u8>>,
 }
 
 impl Recorder {
@@ -41,8 +44,20 @@ impl Recorder {
     /// When the port is taken.
     #[must_use]
     pub fn start(ip: IpAddr, port: u16) -> Self {
+        Self::serving(ip, port, BTreeMap::new())
+    }
+
+    /// Starts one that has an answer, as bytes, for each of some targets.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[must_use]
+    pub fn serving(ip: IpAddr, port: u16, replies: BTreeMap<String, Vec<u8>>) -> Self {
         let listener = TcpListener::bind((ip, port)).unwrap();
-        let recorder = Self::default();
+        let recorder = Self(Arc::new(State {
+            replies,
+            ..State::default()
+        }));
         let serving = recorder.clone();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
@@ -60,6 +75,13 @@ impl Recorder {
     #[must_use]
     pub fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.0.seen.lock().unwrap())
+    }
+
+    /// The lines of what came and was not taken.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let seen = self.0.seen.lock().unwrap();
+        seen.iter().map(|it| it.line.clone()).collect()
     }
 
     /// What every request but those for `/probe` is answered with; `None`: 200 and what it asked for.
@@ -103,6 +125,15 @@ impl Recorder {
             let framing = client::framing(&headers).unwrap_or(client::Framing::Length(0));
             let reply = self.0.reply.lock().unwrap().clone();
             let reply = reply.filter(|_| target != "/probe");
+            if let Some(reply) = self.0.replies.get(&target) {
+                self.note(Seen {
+                    line,
+                    headers,
+                    ..Seen::default()
+                });
+                // These say nothing of their length: the end of the connection is theirs.
+                return writer.write_all(reply);
+            }
             let early = reply
                 .as_ref()
                 .is_some_and(|reply| reply.starts_with(b"early "));

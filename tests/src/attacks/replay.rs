@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::Duration;
 
 use super::bytes::{Plain, fields, unescape};
+use super::mint::Mint;
 use super::recorder::to_the_end;
 use super::stage::Stage;
 use super::{Case, Cell, Entrance, Expect, Group, Seen, frames};
+use crate::Conversation;
 use crate::client::Response;
-use crate::{Conversation, PATIENCE};
 
 /// Path normalisation modes in the order of the table of paths.
 const MODES: [&str; 4] = ["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"];
@@ -91,6 +94,7 @@ pub fn replay_without(
     group: &Group,
     chosen: impl Fn(&Case) -> bool,
 ) -> Verdict {
+    let mint = Rc::new(Mint::new(&group.keys, &group.tokens));
     let mut verdict = Verdict::default();
     let mut scenes: BTreeMap<(&str, Option<usize>), Vec<&Case>> = BTreeMap::new();
     for case in group.cases.iter().filter(|case| chosen(case)) {
@@ -103,15 +107,16 @@ pub fn replay_without(
                     .push(case);
             }
         }
-        if !spellings(case, Entrance::GatewayH1).is_empty()
-            || !spellings(case, Entrance::GatewayH2).is_empty()
+        let as_they_are = |text: &str| text.to_owned();
+        if !spellings(case, Entrance::GatewayH1, &as_they_are).is_empty()
+            || !spellings(case, Entrance::GatewayH2, &as_they_are).is_empty()
         {
             scenes.entry((&case.scene, None)).or_default().push(case);
         }
     }
     for ((scene, mode), cases) in scenes {
         let mode_name = mode.map(|mode| MODES[mode]);
-        let stage = Stage::set_without(defence, &group.scene(scene), mode_name);
+        let stage = Stage::set(defence, &group.scene(scene), mode_name, &mint);
         for case in cases {
             for entrance in Entrance::ALL.into_iter().filter(|it| case.is_for(*it)) {
                 match mode {
@@ -126,7 +131,10 @@ pub fn replay_without(
 
 fn all(stage: &Stage, case: &Case, entrance: Entrance, verdict: &mut Verdict) {
     let expected = case.expected_at(entrance);
-    for spelling in spellings(case, entrance) {
+    let fill = |text: &str| stage.fill(text);
+    let before = expected.series.map(|_| series(stage));
+    let turns = (0..case.times).flat_map(|_| spellings(case, entrance, &fill));
+    for spelling in turns {
         if stage.without_defence && verdict.has_failed(&case.id) {
             // Once is enough, and what broken framing leaves behind is mostly waiting.
             return;
@@ -134,6 +142,22 @@ fn all(stage: &Stage, case: &Case, entrance: Entrance, verdict: &mut Verdict) {
         let outcome = once(stage, case, entrance, &spelling, expected);
         verdict.note(&case.id, outcome);
     }
+    if let (Some(before), Some(more)) = (before, expected.series) {
+        let now = series(stage);
+        let place = entrance.names()[0];
+        let wrong = format!("{} at {place}: {now} series, where {before} were", case.id);
+        let outcome = if now <= before + more {
+            Ok(())
+        } else {
+            Err(wrong)
+        };
+        verdict.note(&case.id, outcome);
+    }
+}
+
+/// Series of a scrape.
+fn series(stage: &Stage) -> usize {
+    stage.wayline.metrics().count()
 }
 
 fn by_mode(stage: &Stage, case: &Case, entrance: Entrance, mode: usize, verdict: &mut Verdict) {
@@ -171,7 +195,8 @@ fn by_mode(stage: &Stage, case: &Case, entrance: Entrance, mode: usize, verdict:
         };
         // Gateways may have a rule of their own for a whole case.
         let expected = case.at.get(entrance.names()[1]).unwrap_or(&expected);
-        let spelling = plain(&format!("GET {sent}"), entrance);
+        let sent = format!("GET {sent}");
+        let spelling = plain(&sent, &sent, entrance);
         let outcome = once(stage, case, entrance, &spelling, expected)
             .map_err(|wrong| format!("{} {wrong}", MODES[mode]));
         verdict.note(&case.id, outcome);
@@ -194,31 +219,31 @@ fn escapes(prefix: &str, mode: usize) -> Vec<(String, Cell)> {
         .collect()
 }
 
-fn spellings(case: &Case, entrance: Entrance) -> Vec<Spelling> {
-    let mut all: Vec<Spelling> = case.send.iter().map(|text| plain(text, entrance)).collect();
+fn spellings(case: &Case, entrance: Entrance, fill: &dyn Fn(&str) -> String) -> Vec<Spelling> {
+    let of = |text: &String, bytes: &dyn Fn(&str) -> Written| Spelling {
+        text: text.clone(),
+        bytes: bytes(&fill(text)),
+    };
+    let plain = |text: &String| plain(text, &fill(text), entrance);
+    let mut all: Vec<Spelling> = case.send.iter().map(plain).collect();
     if entrance.is_h2() {
-        all.extend(case.fields.iter().map(|text| Spelling {
-            text: text.clone(),
-            bytes: Written::H2(frames::request(&fields(text), b"")),
-        }));
-        all.extend(case.frames.iter().map(|text| Spelling {
-            text: text.clone(),
-            bytes: Written::H2(frames::script(text)),
-        }));
+        let request = |text: &str| Written::H2(frames::request(&fields(text), b""));
+        let script = |text: &str| Written::H2(frames::script(text));
+        all.extend(case.fields.iter().map(|text| of(text, &request)));
+        all.extend(case.frames.iter().map(|text| of(text, &script)));
     } else {
-        all.extend(case.raw.iter().map(|text| Spelling {
-            text: text.clone(),
-            bytes: Written::H1 {
-                bytes: unescape(text.trim_matches('\n')),
-                head: text.starts_with("HEAD "),
-            },
-        }));
+        let raw = |text: &str| Written::H1 {
+            bytes: unescape(text.trim_matches('\n')),
+            head: text.starts_with("HEAD "),
+        };
+        all.extend(case.raw.iter().map(|text| of(text, &raw)));
     }
     all
 }
 
-fn plain(text: &str, entrance: Entrance) -> Spelling {
-    let request = Plain::read(text.trim_start_matches('\n'));
+/// `text` is how it is shown, `filled` what is meant.
+fn plain(text: &str, filled: &str, entrance: Entrance) -> Spelling {
+    let request = Plain::read(filled.trim_start_matches('\n'));
     let bytes = if entrance.is_h2() {
         Written::H2(frames::request(&request.fields(), &request.body))
     } else {
@@ -252,8 +277,8 @@ fn once(
     stage.backend.answer(case.reply.as_deref().map(unescape));
     let address = stage.address(entrance, &case.from);
     let outcome = match &spelling.bytes {
-        Written::H1 { bytes, head } => h1(address, bytes, *head, expected),
-        Written::H2(bytes) => h2(address, bytes),
+        Written::H1 { bytes, head } => h1(address, stage.patience(), bytes, *head, expected),
+        Written::H2(bytes) => h2(address, stage.patience(), bytes),
     };
     let seen = stage.backend.take();
     let place = entrance.names()[0];
@@ -261,8 +286,14 @@ fn once(
         let shown: String = spelling.text.chars().take(200).collect();
         Err(format!("{} at {place}: {shown:?}: {what}", case.id))
     };
-    if let Some(problem) = compare(&outcome, &seen, expected) {
+    if let Some(problem) = compare(&outcome, &seen, expected, &|text| stage.fill(text)) {
         return wrong(problem);
+    }
+    for (host, lines) in &expected.asked {
+        let asked = stage.servers[host].lines();
+        if asked != *lines {
+            return wrong(format!("host {host} was asked {asked:?}, not {lines:?}"));
+        }
     }
     for words in &expected.logged {
         if !stage
@@ -275,10 +306,43 @@ fn once(
             let _line = stage.mesh.logged(words);
         }
     }
+    if !expected.logged.is_empty()
+        && let Some(line) = stage.mesh.access_log().iter().find(|line| !is_clean(line))
+    {
+        let shown: String = line.chars().take(300).collect();
+        return wrong(format!("a line of the log: {shown:?}"));
+    }
+    let said = || {
+        [
+            stage.wayline.process.stderr(),
+            stage.wayline.process.stdout(),
+        ]
+    };
+    if let Some(words) = expected
+        .never_said
+        .iter()
+        .find(|words| said().iter().any(|text| text.contains(*words)))
+    {
+        return wrong(format!("the log says {words}"));
+    }
     Ok(())
 }
 
-fn compare(outcome: &Outcome, seen: &[Seen], expected: &Expect) -> Option<String> {
+/// Whether a line of the access log is one line of printable text that is not too long, and an object
+/// where it is JSON.
+fn is_clean(line: &str) -> bool {
+    const LONGEST: usize = 8 * 1024;
+    let printable = !line.chars().any(char::is_control) && line.len() <= LONGEST;
+    let json = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).is_ok();
+    printable && (!line.starts_with('{') || json())
+}
+
+fn compare(
+    outcome: &Outcome,
+    seen: &[Seen],
+    expected: &Expect,
+    fill: &dyn Fn(&str) -> String,
+) -> Option<String> {
     let seen: Vec<&Seen> = seen.iter().filter(|it| it.line != "GET /probe").collect();
     if !expected.ends.contains(&outcome.ends) {
         return Some(format!(
@@ -303,7 +367,7 @@ fn compare(outcome: &Outcome, seen: &[Seen], expected: &Expect) -> Option<String
     }
     for it in &seen {
         for line in &expected.backend_has {
-            if !has(&it.headers, line) {
+            if !has(&it.headers, &fill(line)) {
                 return Some(format!("the backend did not see {line}: {it:?}"));
             }
         }
@@ -345,8 +409,18 @@ fn has(headers: &[(String, String)], line: &str) -> bool {
     })
 }
 
-fn h1(address: SocketAddr, bytes: &[u8], head: bool, expected: &Expect) -> Outcome {
+fn h1(
+    address: SocketAddr,
+    patience: Duration,
+    bytes: &[u8],
+    head: bool,
+    expected: &Expect,
+) -> Outcome {
     let mut conversation = Conversation::open(address);
+    conversation
+        .socket()
+        .set_read_timeout(Some(patience))
+        .unwrap();
     // A proxy that has heard enough may close before it has heard all.
     let _told = conversation.write(bytes);
     let wanted = expected
@@ -406,13 +480,13 @@ fn h1(address: SocketAddr, bytes: &[u8], head: bool, expected: &Expect) -> Outco
 
 /// Whether the proxy answered the probe in the backend's place.
 fn is_ours(answer: &Response) -> bool {
-    answer.header("server") == Some("wayline") && matches!(answer.status, 403 | 404 | 503)
+    answer.header("server") == Some("wayline") && matches!(answer.status, 403 | 404 | 500 | 503)
 }
 
-fn h2(address: SocketAddr, bytes: &[u8]) -> Outcome {
+fn h2(address: SocketAddr, patience: Duration, bytes: &[u8]) -> Outcome {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
     let mut all = frames::greeting(None);
     all.extend_from_slice(bytes);
     let _told = stream.write_all(&all);

@@ -4,9 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
 
+use super::bytes::unescape;
+use super::mint::Mint;
 use super::recorder::Recorder;
 use super::{Entrance, Scene};
+use crate::PATIENCE;
 use crate::manifests::{self, Parent, Pod};
 use crate::mesh::{CALLER, Mesh, PROXY, Wayline};
 use crate::tools;
@@ -30,8 +35,11 @@ pub struct Stage {
     pub wayline: Wayline,
     /// What is behind it.
     pub backend: Recorder,
+    /// Further servers by host.
+    pub servers: BTreeMap<String, Recorder>,
     /// Files and addresses.
     pub mesh: Mesh,
+    mint: Rc<Mint>,
     /// Whether a defence is switched off.
     pub without_defence: bool,
     tunnels: RefCell<BTreeMap<String, Tunnel>>,
@@ -39,23 +47,21 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts a scene, with a path normalisation if it is not the scene's own.
+    /// Starts a scene, with a path normalisation if it is not the scene's own, and without a defence if
+    /// one is named.
     ///
     /// # Panics
-    /// When Wayline does not come up, or finds anything wrong with the scene.
+    /// When Wayline does not come up.
     #[must_use]
-    pub fn set(scene: &Scene, normalization: Option<&str>) -> Self {
-        Self::set_without(None, scene, normalization)
-    }
-
-    /// The same without a defence.
-    ///
-    /// # Panics
-    /// As [`Self::set`] does.
-    #[must_use]
-    pub fn set_without(defence: Option<&str>, scene: &Scene, normalization: Option<&str>) -> Self {
+    pub(super) fn set(
+        defence: Option<&str>,
+        scene: &Scene,
+        normalization: Option<&str>,
+        mint: &Rc<Mint>,
+    ) -> Self {
         let mesh = Mesh::new();
-        let mut settings = scene.mesh.clone();
+        let fill = |text: &str| mint.fill(text, &|n| mesh.ip(n));
+        let mut settings = fill(&scene.mesh);
         if let Some(mode) = normalization {
             settings += &format!("\npathNormalization: {{normalization: {mode}}}\n");
         }
@@ -70,9 +76,20 @@ impl Stage {
             config = config.replacen("metadata:\n", &annotated, 1);
         }
         mesh.write("mesh.yaml", &config);
-        mesh.write("main.yaml", &manifests::file(&documents(scene, &mesh)));
+        let main = manifests::file(&documents(scene, &mesh));
+        mesh.write("main.yaml", &fill(&main));
         let backend = Recorder::start(mesh.ip(BACKEND), BACKEND_PORT);
-        let args: Vec<&str> = scene.args.iter().map(String::as_str).collect();
+        let servers = scene.servers.iter().map(|(host, replies)| {
+            let ip = mesh.ip(host.parse().unwrap());
+            let replies = replies
+                .iter()
+                .map(|(target, reply)| (target.clone(), unescape(&fill(reply))))
+                .collect();
+            (host.clone(), Recorder::serving(ip, BACKEND_PORT, replies))
+        });
+        let servers = servers.collect();
+        let args: Vec<String> = scene.args.iter().map(|arg| fill(arg)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let wayline = match defence {
             None => mesh.start_with(&args),
             Some(defence) => {
@@ -85,11 +102,28 @@ impl Stage {
         Self {
             wayline,
             backend,
+            servers,
             mesh,
+            mint: Rc::clone(mint),
             without_defence: defence.is_some(),
             tunnels: RefCell::default(),
             bare: RefCell::default(),
         }
+    }
+
+    /// How long an answer is waited for. Where a defence is left out, what was broken mostly waits for ever.
+    #[must_use]
+    pub(super) fn patience(&self) -> Duration {
+        match self.without_defence {
+            true => Duration::from_secs(3),
+            false => PATIENCE,
+        }
+    }
+
+    /// A text of a case with everything in it that is known only now.
+    #[must_use]
+    pub(super) fn fill(&self, text: &str) -> String {
+        self.mint.fill(text, &|n| self.mesh.ip(n))
     }
 
     /// Where HTTP/2 is spoken as tunnels speak it, within the TLS of a caller.
@@ -148,11 +182,15 @@ fn documents(scene: &Scene, mesh: &Mesh) -> Vec<String> {
             "{kind: Gateway, group: gateway.networking.k8s.io, name: edge}",
         ),
     ];
-    for (number, spec) in scene.policies.iter().enumerate() {
-        for (name, target) in targets {
-            let spec = format!("targetRefs:\n- {target}\n{}", spec.trim());
+    for (name, target) in targets {
+        let attached = |spec: &str| format!("targetRefs:\n- {target}\n{}", spec.trim());
+        for (number, spec) in scene.policies.iter().enumerate() {
             let name = format!("policy-{number}-{name}");
-            documents.push(manifests::policy("default", &name, &spec));
+            documents.push(manifests::policy("default", &name, &attached(spec)));
+        }
+        for (number, spec) in scene.authentication.iter().enumerate() {
+            let name = format!("tokens-{number}-{name}");
+            documents.push(manifests::authentication("default", &name, &attached(spec)));
         }
     }
     if !scene.documents.is_empty() {

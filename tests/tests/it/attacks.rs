@@ -47,6 +47,11 @@ fn methods() {
 }
 
 #[test]
+fn tokens() {
+    holds("J");
+}
+
+#[test]
 fn identities() {
     holds("I");
 }
@@ -93,6 +98,13 @@ fn hostile_modules_have_the_tests_that_their_catalogue_names() {
 #[test]
 fn targets_of_tunnels() {
     let costs = flood(&Group::read("T"), |_| true);
+    let wrong: Vec<_> = costs.iter().flat_map(|cost| cost.wrong.clone()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn admin_port() {
+    let costs = flood(&Group::read("F"), |_| true);
     let wrong: Vec<_> = costs.iter().flat_map(|cost| cost.wrong.clone()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -6,6 +6,7 @@ mod attacks;
 mod authorization;
 mod authorization_same;
 mod bodies;
+mod certificates;
 mod cli;
 mod config;
 mod cors;
