@@ -8,8 +8,8 @@
 mod bytes;
 mod flood;
 mod frames;
-mod modules;
 mod mint;
+mod modules;
 mod recorder;
 mod replay;
 mod stage;
@@ -20,8 +20,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use flood::{Cost, Flood, flood, flood_without};
-pub use modules::HostileModule;
 pub use mint::{Key, Token};
+pub use modules::HostileModule;
 pub use recorder::{Recorder, Seen};
 pub use replay::{Verdict, replay, replay_without};
 pub use stage::Stage;
