@@ -40,6 +40,7 @@ fn chain(authorization: &Arc<Authorization>) -> Rc<Chain> {
         namespace: "default".into(),
         class: "wayline-waypoint".into(),
         role: ProxyRole::Waypoint,
+        proxy_protocol: None,
         identity: "spiffe://cluster.local/ns/default/sa/waypoint"
             .parse()
             .unwrap(),

@@ -75,6 +75,7 @@ fn chain(server: &Rc<Server>, settings: Value) -> Rc<Chain> {
         namespace: "default".into(),
         class: "wayline-waypoint".into(),
         role: ProxyRole::Waypoint,
+        proxy_protocol: None,
         identity: "spiffe://cluster.local/ns/default/sa/waypoint"
             .parse()
             .unwrap(),

@@ -35,6 +35,7 @@ fn chain_with(rules: Value, remote: RemoteKeys) -> Rc<Chain> {
         namespace: "default".into(),
         class: "wayline-waypoint".into(),
         role: ProxyRole::Waypoint,
+        proxy_protocol: None,
         identity: "spiffe://cluster.local/ns/default/sa/waypoint"
             .parse()
             .unwrap(),

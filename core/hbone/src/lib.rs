@@ -4,7 +4,8 @@
 //! ([`serve`]), opening CONNECT ([`connect`], [`TunnelPool`]), and the tunnelled bytes as plain I/O
 //! ([`TunnelStream`]) with flow control end to end. It refuses to know what the tunnel leads to,
 //! whether the peer may go there, and what protocol runs inside: the caller is asked once per
-//! stream and answers with [`Responder::accept`] or [`Responder::refuse`].
+//! stream and answers with [`Responder::accept`] or [`Responder::refuse`]. Where a ztunnel in front of
+//! us has taken the tunnel apart, [`ProxyHeader`] is what is left of it.
 //!
 //! `LIFECYCLE.md` beside this crate's manifest walks through one tunnel.
 
@@ -13,6 +14,7 @@ mod client;
 mod frames;
 mod keepalive;
 mod pool;
+mod proxy_protocol;
 mod server;
 mod settings;
 mod stream;
@@ -23,6 +25,7 @@ pub use authority::{AuthorityError, TunnelAuthority};
 pub use client::{Client, Driver, OpenError, connect};
 pub use frames::{Flood, FloodNotice, FrameGuard, FrameLimits};
 pub use pool::{DialError, DialFailure, TunnelError, TunnelPool};
+pub use proxy_protocol::{ProxyHeader, ProxyHeaderError};
 pub use server::{Connect, Handler, Refusal, Responder, ServeError, serve};
 pub use settings::Settings;
 pub use stream::TunnelStream;

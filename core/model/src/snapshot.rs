@@ -47,6 +47,15 @@ pub struct Snapshot {
     pub jwks: Arc<[JwksLocation]>,
 }
 
+impl Snapshot {
+    /// Whether a waypoint of this process takes tunnels itself.
+    #[must_use]
+    pub fn takes_hbone(&self) -> bool {
+        let mut proxies = self.proxies.iter();
+        proxies.any(|it| it.role == ProxyRole::Waypoint && it.proxy_protocol.is_none())
+    }
+}
+
 /// One Gateway that this process plays.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
@@ -60,6 +69,10 @@ pub struct Proxy {
     pub role: ProxyRole,
     /// The identity of its ServiceAccount.
     pub identity: Identity,
+    /// The port at which a ztunnel in front of a waypoint hands over what it took out of tunnels, each
+    /// connection behind a header of the PROXY protocol; `None` where HBONE comes in
+    /// (`ambient.istio.io/waypoint-inbound-binding`).
+    pub proxy_protocol: Option<u16>,
 }
 
 /// What a Gateway is to its traffic; decides the `reporter` label.

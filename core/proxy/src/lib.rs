@@ -6,7 +6,7 @@
 //! this. It refuses to know where knowledge comes from and what a filter does: it is given snapshots
 //! and filter sources.
 //!
-//! One request: `listener` places its connection on a core → `tunnel` (or `gateway`) finds its target
+//! One request: `listener` places its connection on a core → `tunnel` (`sandwich`, `gateway`) finds its target
 //! → `http::server` reads it behind `http::guard` → `http::exchange` canonicalises it, runs the chain,
 //! routes it → `upstream::send` → and back up; `http::book` closes it.
 
@@ -27,6 +27,7 @@ mod opaque;
 mod plan;
 mod random;
 mod refusals;
+mod sandwich;
 mod single;
 mod sniff;
 mod timers;

@@ -4,9 +4,9 @@
 //! connections are few, long and unequal, so that hashing them over cores (SO_REUSEPORT) leaves some
 //! idle and others overrun; for them the hop costs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use wayline_model::Snapshot;
-use wayline_model::snapshot::{Entrance, ProxyRole};
+use wayline_model::snapshot::Entrance;
 use wayline_telemetry::Throttle;
 
 use crate::drain::Phase;
@@ -41,6 +41,9 @@ const LOOK_AROUND: Duration = Duration::from_millis(20);
 
 /// Name of the listener that tunnels come in by.
 pub(crate) const HBONE: &str = "hbone";
+
+/// How the names of listeners begin at which a ztunnel hands over what it took out of tunnels.
+const PROXY_PROTOCOL: &str = "proxy-protocol:";
 
 /// Names one port of one gateway across snapshots.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -80,13 +83,15 @@ impl EntranceKey {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Purpose {
     Hbone,
+    /// What a ztunnel in front of us took out of tunnels.
+    Sandwich(u16),
     Entrance(EntranceKey),
 }
 
 /// A listener as readiness, findings and `/listeners` show it.
 #[derive(Clone, Debug)]
 pub struct ListenerStatus {
-    /// `hbone`, `<namespace>/<gateway>:<port>`, or one of `admin`, `status` and `metrics`.
+    /// `hbone`, `proxy-protocol:<port>`, `<namespace>/<gateway>:<port>`, or one of `admin`, `status` and `metrics`.
     pub name: String,
     /// What was asked for.
     pub wanted: SocketAddr,
@@ -277,14 +282,44 @@ fn wanted(hbone: SocketAddr, snapshot: &Snapshot) -> BTreeMap<Purpose, SocketAdd
             (Purpose::Entrance(EntranceKey::of(entrance)), address)
         })
         .collect();
-    if snapshot
-        .proxies
-        .iter()
-        .any(|proxy| proxy.role == ProxyRole::Waypoint)
-    {
-        wanted.insert(Purpose::Hbone, hbone);
+    for purpose in waypoint_purposes(snapshot) {
+        let address = match purpose {
+            Purpose::Sandwich(port) => SocketAddr::new(loopback_beside(hbone.ip()), port),
+            _ => hbone,
+        };
+        wanted.insert(purpose, address);
     }
     wanted
+}
+
+fn waypoint_purposes(snapshot: &Snapshot) -> BTreeSet<Purpose> {
+    let ports = snapshot.proxies.iter().filter_map(|it| it.proxy_protocol);
+    let mut purposes: BTreeSet<Purpose> = ports.map(Purpose::Sandwich).collect();
+    if snapshot.takes_hbone() {
+        purposes.insert(Purpose::Hbone);
+    }
+    purposes
+}
+
+/// Where a ztunnel in the same Pod finds us. Both families have a loopback address: there, whoever comes
+/// from elsewhere is turned away when it comes.
+fn loopback_beside(hbone: IpAddr) -> IpAddr {
+    match hbone {
+        IpAddr::V6(ip) if ip.is_unspecified() => hbone,
+        _ if hbone.is_loopback() => hbone,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+/// Names of the listeners by which waypoints are reached.
+pub(crate) fn of_waypoints(snapshot: &Snapshot) -> Vec<String> {
+    waypoint_purposes(snapshot).iter().map(name).collect()
+}
+
+/// Whether a waypoint is reached by the listener of that name.
+pub(crate) fn is_of_waypoint(name: &str) -> bool {
+    name == HBONE || name.starts_with(PROXY_PROTOCOL)
 }
 
 /// Names of the listeners a snapshot asks for.
@@ -296,6 +331,7 @@ pub(crate) fn names(snapshot: &Snapshot) -> Vec<String> {
 fn name(purpose: &Purpose) -> String {
     match purpose {
         Purpose::Hbone => HBONE.to_owned(),
+        Purpose::Sandwich(port) => format!("{PROXY_PROTOCOL}{port}"),
         Purpose::Entrance(key) => format!("{}/{}:{}", key.namespace, key.name, key.port),
     }
 }
@@ -378,6 +414,15 @@ async fn accept(listener: &TcpListener, place: &impl Fn(StdTcpStream, SocketAddr
 
 fn place(purpose: &Purpose, doors: &Doors, stream: StdTcpStream, source: SocketAddr) {
     let workers = &doors.workers;
+    if matches!(purpose, Purpose::Sandwich(_)) && !source.ip().to_canonical().is_loopback() {
+        // Whoever is believed about who calls must be on this machine, in this Pod.
+        let detail = "only a ztunnel on the loopback interface may say who calls";
+        doors
+            .shedding
+            .refusals
+            .note("untrusted_proxy", source, detail);
+        return;
+    }
     let open = workers.iter().map(|worker| worker.load.connections()).sum();
     if Limits::is_reached(doors.shedding.limit, open) {
         let refusals = &doors.shedding.refusals;
@@ -391,6 +436,7 @@ fn place(purpose: &Purpose, doors: &Doors, stream: StdTcpStream, source: SocketA
     if let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) {
         worker.send(match purpose {
             Purpose::Hbone => Job::Tunnel(stream, source),
+            Purpose::Sandwich(port) => Job::Unwrapped(stream, source, *port),
             Purpose::Entrance(key) => Job::Plain(stream, source, key.clone()),
         });
     }

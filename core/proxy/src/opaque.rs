@@ -289,7 +289,10 @@ impl Opaque {
                 &endpoint.workload
             }),
             flags,
-            security: SecurityPolicy::MutualTls,
+            security: match self.connection.mutual_tls {
+                true => SecurityPolicy::MutualTls,
+                false => SecurityPolicy::Unknown,
+            },
         })
     }
 

@@ -16,6 +16,7 @@ use wayline_chain::Connection;
 use wayline_hbone::{Connect, Handler, Refusal, ServeError, TunnelAuthority};
 use wayline_model::snapshot::Target;
 use wayline_model::{Identity, Snapshot};
+use wayline_telemetry::PeerId;
 use wayline_tls::HandshakeError;
 
 use crate::ingress::{self, Ingress, Origin};
@@ -175,38 +176,87 @@ async fn stream(worker: Rc<Worker>, peer: &Peer, connect: Connect) {
         return;
     };
     let connection = Rc::new(connection(&plan, peer, &authority, &target));
-    let peer_id = worker
-        .metrics
-        .intern_peer(labels::peer(&plan.snapshot, &connection));
-    if target.protocol.is_opaque() {
-        let opaque = Opaque::new(worker, plan, &target, connection, peer_id);
-        opaque.serve(connect.respond).await;
+    let stream = Stream::new(worker, plan, connection, target, authority);
+    if stream.target.protocol.is_opaque() {
+        stream.opaque().serve(connect.respond).await;
         return;
     }
-    let tunnel = match connect.respond.accept(HeaderMap::new()) {
-        Ok(tunnel) => Io::Tunnel(tunnel),
-        Err(error) => {
-            tracing::debug!(%error, "a tunnel was gone before it was answered");
+    match connect.respond.accept(HeaderMap::new()) {
+        Ok(tunnel) => stream.serve(Io::Tunnel(tunnel)).await,
+        Err(error) => tracing::debug!(%error, "a tunnel was gone before it was answered"),
+    }
+}
+
+/// What comes out of a tunnel: one connection of a workload to a target.
+pub(crate) struct Stream {
+    worker: Rc<Worker>,
+    plan: Rc<Plan>,
+    connection: Rc<Connection>,
+    peer: PeerId,
+    target: Arc<Target>,
+    authority: TunnelAuthority,
+}
+
+impl Stream {
+    /// A connection that was let in as far as its target goes.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        plan: Rc<Plan>,
+        connection: Rc<Connection>,
+        target: Arc<Target>,
+        authority: TunnelAuthority,
+    ) -> Self {
+        let labels = labels::peer(&plan.snapshot, &connection);
+        Self {
+            peer: worker.metrics.intern_peer(labels),
+            worker,
+            plan,
+            connection,
+            target,
+            authority,
+        }
+    }
+
+    /// The connection as bytes that nobody reads.
+    pub(crate) fn opaque(&self) -> Opaque {
+        Opaque::new(
+            Rc::clone(&self.worker),
+            Rc::clone(&self.plan),
+            &self.target,
+            Rc::clone(&self.connection),
+            self.peer.clone(),
+        )
+    }
+
+    /// Serves it to its end, as what is spoken on the target's port.
+    pub(crate) async fn serve(self, io: Io) {
+        if self.target.protocol.is_opaque() {
+            let opaque = self.opaque();
+            if opaque.is_admitted() {
+                opaque.relay(io, BytesMut::new(), None).await;
+            } else {
+                io.reset();
+            }
             return;
         }
-    };
-    let ingress = Ingress::new(
-        Rc::clone(&worker),
-        Rc::clone(&connection),
-        peer_id.clone(),
-        Origin::Tunnel(authority),
-    );
-    if target.protocol.is_http() {
-        http::server::serve(ingress, tunnel, BytesMut::new()).await;
-        return;
-    }
-    let opaque = Opaque::new(worker, plan, &target, connection, peer_id);
-    match Box::pin(sniff::detect(tunnel, &opaque)).await {
-        sniff::Spoken::Http(tunnel, first) => http::server::serve(ingress, tunnel, first).await,
-        sniff::Spoken::Opaque(tunnel, first, upstream) => {
-            opaque.relay(tunnel, first, upstream).await;
+        let opaque = (!self.target.protocol.is_http()).then(|| self.opaque());
+        let ingress = Ingress::new(
+            self.worker,
+            self.connection,
+            self.peer,
+            Origin::Tunnel(self.authority),
+        );
+        let Some(opaque) = opaque else {
+            http::server::serve(ingress, io, BytesMut::new()).await;
+            return;
+        };
+        match Box::pin(sniff::detect(io, &opaque)).await {
+            sniff::Spoken::Http(io, first) => http::server::serve(ingress, io, first).await,
+            sniff::Spoken::Opaque(io, first, upstream) => {
+                opaque.relay(io, first, upstream).await;
+            }
+            sniff::Spoken::Nothing => {}
         }
-        sniff::Spoken::Nothing => {}
     }
 }
 

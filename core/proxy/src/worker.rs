@@ -34,7 +34,7 @@ use crate::refusals::Refusals;
 use crate::timers::Timers;
 use crate::upstream::Upstreams;
 use crate::upstream::cluster::Even;
-use crate::{Timeouts, gateway, tunnel};
+use crate::{Timeouts, gateway, sandwich, tunnel};
 
 /// How often idle connections are looked through, idle series let go and log lines handed over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,6 +80,8 @@ pub(crate) struct Shared {
 pub(crate) enum Job {
     /// A TCP connection to the HBONE port.
     Tunnel(StdTcpStream, SocketAddr),
+    /// A TCP connection from the ztunnel in front of us, to this port.
+    Unwrapped(StdTcpStream, SocketAddr, u16),
     /// A TCP connection to a gateway's port.
     Plain(StdTcpStream, SocketAddr, EntranceKey),
     /// Finish what runs, take nothing new.
@@ -164,7 +166,7 @@ impl Handle {
     pub(crate) fn send(&self, job: Job) {
         let guard = match job {
             Job::Drain => None,
-            Job::Tunnel(..) | Job::Plain(..) => Some(self.load.connection()),
+            Job::Tunnel(..) | Job::Unwrapped(..) | Job::Plain(..) => Some(self.load.connection()),
         };
         let _gone = self.jobs.send((job, guard));
     }
@@ -373,6 +375,9 @@ fn accept(worker: &Rc<Worker>, job: Job, guard: Option<LoadGuard>) {
         let _placed = guard;
         match job {
             Job::Tunnel(stream, source) => tunnel::serve(worker, stream, source).await,
+            Job::Unwrapped(stream, source, port) => {
+                sandwich::serve(worker, stream, source, port).await;
+            }
             Job::Plain(stream, source, key) => gateway::serve(worker, stream, source, key).await,
             Job::Drain => {}
         }

@@ -218,6 +218,7 @@ impl World {
             namespace: "default".into(),
             class: "istio-waypoint".into(),
             role: ProxyRole::Waypoint,
+            proxy_protocol: None,
             identity: "spiffe://cluster.local/ns/default/sa/waypoint"
                 .parse()
                 .unwrap(),

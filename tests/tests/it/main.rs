@@ -26,6 +26,7 @@ mod poison;
 mod protocol;
 mod retries;
 mod routing;
+mod sandwich;
 mod scene;
 mod sessions;
 mod shapes;

@@ -23,6 +23,16 @@ use crate::workload::{TunnelProtocol, Workload};
 /// The port on which workloads take HBONE.
 pub(super) const HBONE_PORT: u16 = 15008;
 
+/// How Pods that take HBONE are reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reach {
+    /// By tunnels of our own.
+    Tunnels,
+    /// In plain text at their own addresses: the ztunnel in front of us makes the tunnels, and would
+    /// send what is for a service's address back to us.
+    Ztunnel,
+}
+
 /// The clusters of one service, and what is wrong with its endpoints.
 #[derive(Debug, Default)]
 pub(super) struct ServiceClusters {
@@ -45,7 +55,7 @@ type NamedSlice<'a> = (&'a Arc<str>, &'a Arc<str>, &'a Entry<EndpointSlice>);
 
 pub(super) fn collect(
     resources: &Resources,
-    mesh: &MeshSettings,
+    (mesh, reach): (&MeshSettings, Reach),
     services: &Services,
     pods: &Pods,
     before: &Clusters,
@@ -64,10 +74,13 @@ pub(super) fn collect(
         let builder = Builder {
             entry,
             mesh,
+            reach,
             pods,
             before,
         };
-        let made = memo.get(sources.key(entry, pods), |_| builder.build(&sources));
+        let mut key = sources.key(entry, pods);
+        key.push(reach as u64);
+        let made = memo.get(key, |_| builder.build(&sources));
         for cluster in &made.clusters {
             all.by_id.insert(cluster.id, Arc::clone(cluster));
         }
@@ -185,6 +198,7 @@ impl<'a> Selectable<'a> {
 struct Builder<'a> {
     entry: &'a ServiceEntry,
     mesh: &'a MeshSettings,
+    reach: Reach,
     pods: &'a Pods,
     before: &'a Clusters,
 }
@@ -293,7 +307,10 @@ impl Builder<'_> {
                 let workload = pod_of(endpoint, slice, namespace, self.pods)
                     .and_then(|pod| pod.workload.as_ref());
                 let zone = endpoint.zone.as_deref().unwrap_or_default();
-                push(&mut endpoints, endpoint_at(ip, target, workload, zone));
+                push(
+                    &mut endpoints,
+                    endpoint_at(self.reach, ip, target, workload, zone),
+                );
             }
         }
         let carries = |entry: &EndpointSlice| entry.ports.iter().any(|p| p.name == port.name);
@@ -326,7 +343,7 @@ impl Builder<'_> {
                 let zone = Arc::clone(&workload.zone);
                 push(
                     &mut endpoints,
-                    endpoint_at(*ip, target, Some(workload), &zone),
+                    endpoint_at(self.reach, *ip, target, Some(workload), &zone),
                 );
             }
         }
@@ -351,6 +368,7 @@ pub(super) fn target_port(pod: &crate::resource::Pod, port: &WrittenPort) -> Opt
 
 /// An endpoint at an address, reached as its workload is.
 pub(super) fn endpoint_at(
+    reach: Reach,
     ip: IpAddr,
     port: u16,
     workload: Option<&Arc<Workload>>,
@@ -358,10 +376,12 @@ pub(super) fn endpoint_at(
 ) -> Endpoint {
     let ip = ip.to_canonical();
     let transport = match workload {
-        Some(workload) if workload.tunnel == TunnelProtocol::Hbone => Transport::Hbone {
-            gateway: SocketAddr::new(ip, HBONE_PORT),
-            identity: workload.identity.clone(),
-        },
+        Some(workload) if workload.tunnel == TunnelProtocol::Hbone && reach == Reach::Tunnels => {
+            Transport::Hbone {
+                gateway: SocketAddr::new(ip, HBONE_PORT),
+                identity: workload.identity.clone(),
+            }
+        }
         _ => Transport::Plain,
     };
     Endpoint {

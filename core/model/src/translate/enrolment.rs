@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::binding;
 use super::clusters::HBONE_PORT;
 use super::proxies::{Proxies, admits, role_of};
 use super::services::Services;
@@ -11,7 +12,7 @@ use super::workloads::Pods;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
 use crate::resource::Pod;
-use crate::resource::gateway::AllowedRoutes;
+use crate::resource::gateway::{AllowedRoutes, Listener};
 use crate::snapshot::ProxyRole;
 use crate::status::reason;
 use crate::store::Resources;
@@ -271,9 +272,14 @@ impl Enroller<'_> {
         };
         let entry = &self.proxies.played[place];
         let listeners = &entry.gateway.spec.listeners;
-        let listener = listeners
-            .iter()
-            .find(|listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT);
+        let bound = |listener: &&Listener| {
+            listener.protocol == binding::PROTOCOL
+                && entry.proxy.proxy_protocol == Some(listener.port)
+        };
+        let listener = listeners.iter().find(bound).or_else(|| {
+            let mut listeners = listeners.iter();
+            listeners.find(|it| it.protocol == "HBONE" && it.port == HBONE_PORT)
+        });
         let default = AllowedRoutes::default();
         let allowed = listener.map_or(&default, |listener| &listener.allowed_routes);
         if !admits(allowed, waypoint_namespace, namespace, self.resources) {

@@ -135,7 +135,13 @@ pub(super) fn collect(
             Arc::clone(&entry.proxy.name),
         )
     });
-    let mut taken: HashMap<(IpAddr, u16), ObjectRef> = HashMap::new();
+    // Waypoints behind a ztunnel have theirs first.
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut taken: HashMap<(IpAddr, u16), ObjectRef> = proxies
+        .played
+        .iter()
+        .filter_map(|entry| Some(((loopback, entry.proxy.proxy_protocol?), entry.object())))
+        .collect();
     for entry in gateways {
         let mut outcome = GatewayOutcome::default();
         let address = bind_address(entry, &mut doors.findings, &mut outcome);

@@ -8,6 +8,7 @@
 //! process plays; routes; enrolment; policies and plugins; then targets and entrances, which join them.
 
 mod attachment;
+mod binding;
 mod clusters;
 mod enrolment;
 mod entrances;
@@ -38,7 +39,7 @@ use crate::snapshot::{Entrance, Snapshot, Target, Tunnels};
 use crate::status::Statuses;
 use crate::store::Resources;
 
-use clusters::{ClusterMemo, Clusters};
+use clusters::{ClusterMemo, Clusters, Reach};
 use enrolment::Enrolments;
 use entrances::{Doors, HostMemo};
 use ids::ClusterIds;
@@ -143,8 +144,12 @@ impl Translator {
         self.follow_mesh(resources);
         let mesh = Arc::clone(&self.mesh);
         let before = self.before.take();
-        let (pods, services, clusters) = self.backends(resources);
         let proxies = proxies::collect(resources, &mesh, &self.options, before.as_deref());
+        let reach = match proxies.behind_ztunnel() {
+            true => Reach::Ztunnel,
+            false => Reach::Tunnels,
+        };
+        let (pods, services, clusters) = self.backends(resources, reach);
         let routes = self.routes(resources, &services);
         let enrolments = self.enrolments(resources, &proxies, &services, &pods);
         let state = |namespace: &str, name: &str| service_state(&enrolments, namespace, name);
@@ -166,6 +171,7 @@ impl Translator {
             proxies: &proxies,
             services: &services,
             pods: &pods,
+            reach,
             routes: &routes,
             policies: &policies,
             plugins: &plugins,
@@ -313,7 +319,11 @@ impl Translator {
         self.statuses.made_from.clear();
     }
 
-    fn backends(&mut self, resources: &Resources) -> (Arc<Pods>, Arc<Services>, Arc<Clusters>) {
+    fn backends(
+        &mut self,
+        resources: &Resources,
+        reach: Reach,
+    ) -> (Arc<Pods>, Arc<Services>, Arc<Clusters>) {
         let (memos, ids, mesh) = (&mut self.memos, &mut self.ids, &self.mesh);
         let of_pods = resources.pods.revision();
         let pods = self.pods.step(vec![of_pods], |_| {
@@ -323,10 +333,15 @@ impl Translator {
         let services = self.services.step(vec![of_services], |_| {
             services::collect(resources, mesh, &mut memos.services, ids)
         });
-        let from = vec![of_pods, of_services, resources.slices.revision()];
+        let from = vec![
+            of_pods,
+            of_services,
+            resources.slices.revision(),
+            reach as u64,
+        ];
         let memo = &mut memos.clusters;
         let clusters = self.clusters.step(from, |before| {
-            clusters::collect(resources, mesh, &services, &pods, before, memo)
+            clusters::collect(resources, (mesh, reach), &services, &pods, before, memo)
         });
         (pods, services, clusters)
     }

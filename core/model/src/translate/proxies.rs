@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Options;
 use super::clusters::HBONE_PORT;
+use super::{Options, binding};
 use crate::finding::Finding;
 use crate::identity::Identity;
 use crate::mesh::MeshSettings;
@@ -84,6 +84,12 @@ pub(super) struct Proxies {
 }
 
 impl Proxies {
+    /// Whether a ztunnel in front of this process takes tunnels apart for it, and wraps what it sends.
+    pub(super) fn behind_ztunnel(&self) -> bool {
+        let mut waypoints = self.played.iter().filter(|it| it.is_waypoint()).peekable();
+        waypoints.peek().is_some() && waypoints.all(|it| it.proxy.proxy_protocol.is_some())
+    }
+
     pub(super) fn find(&self, namespace: &str, name: &str) -> Option<&ProxyEntry> {
         self.played.get(self.place(namespace, name)?)
     }
@@ -170,6 +176,7 @@ pub(super) fn collect(
             class: class.into(),
             role,
             identity,
+            proxy_protocol: binding::port(gateway, resources, role, &object, &mut proxies.findings),
         };
         let known = before.into_iter().flat_map(|snapshot| &snapshot.proxies);
         let proxy = known
@@ -183,7 +190,6 @@ pub(super) fn collect(
             serves,
         };
         if entry.is_waypoint() {
-            check_inbound_binding(&entry, resources, &mut proxies.findings);
             check_waypoint_listeners(&entry, &mut proxies.findings);
         }
         proxies.played.push(entry);
@@ -192,6 +198,7 @@ pub(super) fn collect(
         (&a.proxy.name, &a.proxy.namespace).cmp(&(&b.proxy.name, &b.proxy.namespace))
     });
     choose_identity(&mut proxies, options);
+    binding::check(&mut proxies);
     proxies
 }
 
@@ -294,35 +301,9 @@ fn waypoint_for(
     }
 }
 
-/// Behind a ztunnel a waypoint would be reached by the PROXY protocol. There is no such entrance: traffic
-/// that its author expects there finds nobody, which fails closed and has to be said.
-fn check_inbound_binding(entry: &ProxyEntry, resources: &Resources, findings: &mut Vec<Finding>) {
-    const ANNOTATION: &str = "ambient.istio.io/waypoint-inbound-binding";
-    let class = resources
-        .classes
-        .get("", &entry.gateway.spec.gateway_class_name)
-        .map(|class| &class.object.metadata.annotations);
-    let of_gateway = entry.gateway.metadata.annotations.get(ANNOTATION);
-    let Some(binding) = of_gateway.or_else(|| class?.get(ANNOTATION)) else {
-        return;
-    };
-    let protocol = binding.split('/').next().unwrap_or_default();
-    if protocol == "NONE" {
-        return;
-    }
-    findings.push(
-        Finding::error(format!(
-            "the entrance `{binding}` is not yet supported; only HBONE comes in, on its own port"
-        ))
-        .on(entry.object())
-        .field(format!("metadata.annotations.{ANNOTATION}"))
-        .remedy("remove the annotation, and leave the waypoint's Pods out of the mesh"),
-    );
-}
-
 fn check_waypoint_listeners(entry: &ProxyEntry, findings: &mut Vec<Finding>) {
     for (index, listener) in entry.gateway.spec.listeners.iter().enumerate() {
-        if let Some((_, text)) = waypoint_listener_problem(listener) {
+        if let Some((_, text)) = waypoint_listener_problem(entry, listener) {
             findings.push(
                 Finding::error(text)
                     .on(entry.object())
@@ -333,16 +314,29 @@ fn check_waypoint_listeners(entry: &ProxyEntry, findings: &mut Vec<Finding>) {
 }
 
 /// Why a waypoint does not serve a listener: a reason of the Gateway API and a text.
-pub(super) fn waypoint_listener_problem(listener: &Listener) -> Option<(&'static str, String)> {
+pub(super) fn waypoint_listener_problem(
+    entry: &ProxyEntry,
+    listener: &Listener,
+) -> Option<(&'static str, String)> {
+    let bound = entry.proxy.proxy_protocol;
     let problem = match listener.protocol.as_str() {
+        // Behind a ztunnel, that is where it listens for us.
         "HBONE" if listener.port == HBONE_PORT => return None,
-        "HBONE" => reason::PORT_UNAVAILABLE,
+        binding::PROTOCOL if bound == Some(listener.port) => return None,
+        "HBONE" | binding::PROTOCOL => reason::PORT_UNAVAILABLE,
         _ => reason::UNSUPPORTED_PROTOCOL,
+    };
+    let places = match bound {
+        Some(port) => format!(
+            "HBONE on port {HBONE_PORT} and {} on port {port}",
+            binding::PROTOCOL
+        ),
+        None => format!("HBONE on port {HBONE_PORT}"),
     };
     Some((
         problem,
         format!(
-            "a waypoint listens for HBONE on port {HBONE_PORT} only; {} on port {} is not served",
+            "a waypoint takes {places} only; {} on port {} is not served",
             listener.protocol, listener.port
         ),
     ))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::attachment::ServiceState;
-use super::clusters::{HBONE_PORT, endpoint_at, target_port};
+use super::clusters::{HBONE_PORT, Reach, endpoint_at, target_port};
 use super::enrolment::{Enrolment, Enrolments, Unbound};
 use super::ids::{ClusterIds, Subject};
 use super::memo::reuse;
@@ -31,6 +31,7 @@ pub(super) struct Targets<'a> {
     pub(super) proxies: &'a Proxies,
     pub(super) services: &'a Services,
     pub(super) pods: &'a Pods,
+    pub(super) reach: Reach,
     pub(super) routes: &'a RouteIndex,
     pub(super) policies: &'a PolicyIndex<'a>,
     pub(super) plugins: &'a PluginIndex<'a>,
@@ -231,7 +232,7 @@ impl Targets<'_> {
         let id = memos
             .ids
             .of(Subject::Workload, &entry.namespace, &entry.name, port);
-        let endpoint = endpoint_at(*first, port, Some(workload), "");
+        let endpoint = endpoint_at(self.reach, *first, port, Some(workload), "");
         let before = self.before.and_then(|snapshot| snapshot.clusters.get(&id));
         let known = before.and_then(|cluster| cluster.endpoints.first());
         let cluster = Cluster {

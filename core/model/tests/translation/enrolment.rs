@@ -1,6 +1,8 @@
 //! Which waypoint serves what.
 
 use serde_json::{Value, json};
+use wayline_model::Translation;
+use wayline_model::service::Transport;
 use wayline_model::snapshot::ProxyRole;
 
 use crate::world::*;
@@ -301,14 +303,87 @@ fn all_names_of_a_service_lead_to_it() {
     );
 }
 
+const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
+
+fn bound(binding: &str) -> Value {
+    let mut waypoint = waypoint("shop", "wp");
+    waypoint["metadata"]["annotations"] = json!({BINDING: binding});
+    waypoint
+}
+
 #[test]
-fn an_entrance_behind_ztunnel_is_refused_loudly() {
-    const ANNOTATION: &str = "ambient.istio.io/waypoint-inbound-binding";
-    for (binding, expected) in [("PROXY/15088", 1), ("proxy", 1), ("NONE", 0)] {
-        let mut waypoint = waypoint("shop", "wp");
-        waypoint["metadata"]["annotations"] = json!({ANNOTATION: binding});
-        let translation = translate(&[waypoint]);
+fn a_waypoint_behind_ztunnel_takes_the_proxy_protocol_at_its_port() {
+    for (binding, port, said) in [
+        ("PROXY/15088", Some(15088), 0),
+        ("NONE", None, 0),
+        ("NONE/1", None, 0),
+        ("proxy/15088", None, 1),
+        ("TLS/15088", None, 1),
+        ("PROXY", None, 1),
+        ("PROXY/", None, 1),
+        ("PROXY/0", None, 1),
+        ("PROXY/x", None, 1),
+        ("PROXY/65536", None, 1),
+        ("PROXY/15008", None, 1),
+    ] {
+        let translation = translate(&[bound(binding)]);
         let found = errors(&translation, "Gateway shop/wp");
-        assert_eq!(found.len(), expected, "{binding}: {found:?}");
+        assert_eq!(found.len(), said, "{binding}: {found:?}");
+        assert_eq!(
+            translation.snapshot.proxies[0].proxy_protocol, port,
+            "{binding}"
+        );
+        assert_eq!(
+            translation.snapshot.takes_hbone(),
+            port.is_none(),
+            "{binding}"
+        );
     }
+}
+
+#[test]
+fn the_binding_may_stand_on_the_class_and_leave_the_port_to_a_listener() {
+    let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "istio-waypoint", "annotations": {BINDING: "PROXY"}},
+        "spec": {"controllerName": "istio.io/mesh-controller"}});
+    let mut waypoint = waypoint("shop", "wp");
+    let listener = json!({"name": "proxy", "port": 15088, "protocol": "istio.io/PROXY",
+        "allowedRoutes": {"namespaces": {"from": "All"}}});
+    waypoint["spec"]["listeners"] = json!([listener]);
+    let service = enrolled("shop", "web", "10.1.0.1");
+    let translation = translate(&[class.clone(), waypoint.clone(), service]);
+    assert!(errors(&translation, "Gateway shop/wp").is_empty());
+    assert_eq!(translation.snapshot.proxies[0].proxy_protocol, Some(15088));
+    assert!(translation.snapshot.tunnels.host(HOST, 80).is_some());
+
+    waypoint["metadata"]["annotations"] = json!({BINDING: "NONE"});
+    let translation = translate(&[class, waypoint]);
+    assert_eq!(translation.snapshot.proxies[0].proxy_protocol, None);
+    assert_eq!(errors(&translation, "Gateway shop/wp").len(), 1);
+}
+
+#[test]
+fn behind_ztunnel_workloads_are_reached_in_plain_text_unless_another_waypoint_is_not() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "shop", "labels": {"app": "web"},
+            "annotations": {"ambient.istio.io/redirection": "enabled"}},
+        "spec": {"serviceAccountName": "web"},
+        "status": {"phase": "Running", "podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}],
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+    let mut service = enrolled("shop", "web", "10.1.0.1");
+    service["spec"]["selector"] = json!({"app": "web"});
+    let reached = |translation: &Translation| {
+        let target = translation.snapshot.tunnels.host(HOST, 80).unwrap();
+        let cluster = &translation.snapshot.clusters[&target.cluster];
+        cluster.endpoints[0].transport.clone()
+    };
+    let world = [service, pod];
+    let with = |gateways: &[Value]| translate(&[&world[..], gateways].concat());
+    let native = with(&[waypoint("shop", "wp")]);
+    assert!(matches!(reached(&native), Transport::Hbone { .. }));
+    let behind = with(&[bound("PROXY/15088")]);
+    assert_eq!(reached(&behind), Transport::Plain);
+    let mixed = with(&[bound("PROXY/15088"), waypoint("other", "wp2")]);
+    assert!(matches!(reached(&mixed), Transport::Hbone { .. }));
+    assert_eq!(errors(&mixed, "Gateway shop/wp").len(), 1);
 }

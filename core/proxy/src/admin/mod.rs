@@ -21,7 +21,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
-use wayline_model::snapshot::ProxyRole;
 use wayline_model::{Finding, Severity, Snapshot};
 use wayline_telemetry::MetricsHub;
 use wayline_tls::CertificateStore;
@@ -219,12 +218,4 @@ impl Admin {
         }
         *shown = uri;
     }
-}
-
-/// Whether this process plays a waypoint, which nothing works for without a certificate.
-fn plays_waypoint(snapshot: &Snapshot) -> bool {
-    snapshot
-        .proxies
-        .iter()
-        .any(|proxy| proxy.role == ProxyRole::Waypoint)
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use wayline_model::Snapshot;
 use wayline_model::plugin::Verdict;
 
-use super::{Admin, plays_waypoint};
+use super::Admin;
 use crate::listener;
 
 /// What stands in the way, one sentence each; ready when there is nothing.
 ///
-/// A waypoint without its HBONE port takes nothing at all. A gateway's listener that can not be opened
+/// A waypoint without the port by which it is reached takes nothing at all. A gateway's listener that can not be opened
 /// stands in the way only when none of those asked for is open: one bad port of a gateway must not take
 /// its other ports out of service.
 pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
@@ -28,7 +28,7 @@ pub(super) fn obstacles(admin: &Admin) -> Vec<String> {
         obstacles.push("no configuration yet: waiting for the first snapshot".to_owned());
         return obstacles;
     }
-    if plays_waypoint(&snapshot)
+    if snapshot.takes_hbone()
         && let Err(error) = admin.known.certificates.readiness()
     {
         obstacles.push(format!("no certificate to serve waypoints with: {error}"));
@@ -75,7 +75,7 @@ fn closed_listeners(admin: &Admin, wanted: &[String]) -> Vec<String> {
     };
     wanted
         .iter()
-        .filter(|name| none_is_open || (*name == listener::HBONE && !is_open(name)))
+        .filter(|name| none_is_open || (listener::is_of_waypoint(name) && !is_open(name)))
         .map(reason)
         .collect()
 }

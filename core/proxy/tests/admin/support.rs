@@ -349,6 +349,7 @@ fn proxy(name: &str, role: ProxyRole) -> Arc<Proxy> {
         namespace: "default".into(),
         class: "wayline".into(),
         role,
+        proxy_protocol: None,
         identity: identity(name),
     })
 }

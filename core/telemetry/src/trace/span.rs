@@ -427,6 +427,7 @@ mod tests {
             namespace: "default".into(),
             class: "istio-waypoint".into(),
             role,
+            proxy_protocol: None,
             identity: "spiffe://cluster.local/ns/default/sa/waypoint"
                 .parse()
                 .unwrap(),

@@ -486,6 +486,7 @@ fn target_report(place: &Place<'_>) -> TargetReport {
             ProxyRole::Waypoint => "waypoint",
             ProxyRole::Gateway => "gateway",
         },
+        proxy_protocol: proxy.proxy_protocol,
         port: place.port(),
         protocol: "http",
         ..TargetReport::default()

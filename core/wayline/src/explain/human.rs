@@ -89,9 +89,13 @@ fn target(text: &mut String, target: &TargetReport) {
         "undeclared" => "undeclared, so HTTP where the first bytes are",
         declared => declared,
     };
+    let behind = match target.proxy_protocol {
+        Some(port) => format!(", behind ztunnel (PROXY protocol, port {port})"),
+        None => String::new(),
+    };
     let _ = writeln!(
         text,
-        "target    {asked_for}port {} ({protocol}), {} {}",
+        "target    {asked_for}port {} ({protocol}), {} {}{behind}",
         target.port, target.role, target.proxy
     );
 }

@@ -57,6 +57,9 @@ pub(super) struct TargetReport {
     /// `namespace/name` of the waypoint or gateway.
     pub(super) proxy: String,
     pub(super) role: &'static str,
+    /// The port at which a ztunnel in front of it hands connections over; absent where HBONE comes in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proxy_protocol: Option<u16>,
     pub(super) service: Option<String>,
     pub(super) workload: Option<String>,
     pub(super) port: u16,

@@ -122,7 +122,7 @@ fn problem(
     outcome: Option<&GatewayOutcome>,
 ) -> Option<Problem> {
     if entry.is_waypoint() {
-        return waypoint_listener_problem(listener);
+        return waypoint_listener_problem(entry, listener);
     }
     outcome?.listeners.get(index)?.refused.clone()
 }

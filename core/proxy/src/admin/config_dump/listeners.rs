@@ -6,15 +6,21 @@ use serde_json::{Value, json};
 use wayline_model::Snapshot;
 
 use super::{Reached, View, entrance_name, socket_address, timestamp, typed};
+use crate::admin::Admin;
 use crate::admin::server::Port;
-use crate::admin::{Admin, plays_waypoint};
+use crate::listener;
 
 /// ListenersConfigDump: what traffic comes in at is dynamic, our own ports are static.
 pub(super) fn section(view: &View, admin: &Admin) -> Value {
     let mut dynamic = Vec::new();
-    if plays_waypoint(&view.snapshot) {
-        dynamic.push(listener(view, admin, "hbone", tunnels(view)));
-    }
+    let of_waypoints = listener::of_waypoints(&view.snapshot).into_iter();
+    dynamic.extend(of_waypoints.map(|name| {
+        let mut entry = listener(view, admin, &name, tunnels(view));
+        if name != listener::HBONE {
+            behind_proxy_protocol(&mut entry);
+        }
+        entry
+    }));
     let mut entrances: Vec<_> = view.snapshot.entrances.iter().collect();
     entrances.sort_by_key(|it| (entrance_name(it), it.address));
     dynamic.extend(entrances.into_iter().map(|it| {
@@ -58,6 +64,19 @@ fn listener(view: &View, admin: &Admin, name: &str, chains: Vec<Value>) -> Value
                 },
             },
         }),
+    }
+}
+
+/// What a ztunnel hands over says in front who called.
+fn behind_proxy_protocol(entry: &mut Value) {
+    if let Some(listener) = entry.pointer_mut("/active_state/listener") {
+        listener["listener_filters"] = json!([{
+            "name": "envoy.filters.listener.proxy_protocol",
+            "typed_config": typed(
+                "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+                json!({"pass_through_tlvs": {"match_type": "INCLUDE", "tlv_type": [0xD0]}}),
+            ),
+        }]);
     }
 }
 

@@ -85,6 +85,7 @@ fn proxy(proxy: &Proxy) -> Value {
             ProxyRole::Gateway => "gateway",
         },
         "identity": proxy.identity.uri(),
+        "proxyProtocol": proxy.proxy_protocol,
     })
 }
 
