@@ -13,7 +13,7 @@ use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::Snapshot;
 use wayline_model::authorization::{AttachedPolicy, Authorization, Verdict};
 use wayline_model::mesh::MeshSettings;
-use wayline_model::snapshot::{Proxy, ProxyRole};
+use wayline_model::snapshot::{Proxy, ProxyRole, Ways};
 
 const PRODUCTPAGE: &str = "spiffe://cluster.local/ns/default/sa/bookinfo-productpage";
 const INTRUDER: &str = "spiffe://cluster.local/ns/default/sa/intruder";
@@ -54,6 +54,7 @@ fn chain(authorization: &Arc<Authorization>) -> Rc<Chain> {
         port: 9080,
         authorization,
         plugins: &Arc::default(),
+        ways: &Ways::default(),
         authentication: &Arc::default(),
     };
     let filters = native_sources(RemoteKeys::none())

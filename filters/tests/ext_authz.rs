@@ -17,7 +17,7 @@ use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::Snapshot;
 use wayline_model::authorization::{AttachedPolicy, Authorization};
 use wayline_model::mesh::MeshSettings;
-use wayline_model::snapshot::{Proxy, ProxyRole};
+use wayline_model::snapshot::{Proxy, ProxyRole, Ways};
 
 /// Answers every call with the same, and keeps what it was asked.
 struct Server {
@@ -90,6 +90,7 @@ fn chain(server: &Rc<Server>, settings: Value) -> Rc<Chain> {
         authorization: &Arc::new(authorization),
         authentication: &Arc::default(),
         plugins: &Arc::default(),
+        ways: &Ways::default(),
     };
     let filters = native_sources(RemoteKeys::none())
         .iter()

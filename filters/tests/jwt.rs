@@ -20,7 +20,7 @@ use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::authentication::{
     AttachedAuthentication, Authentication, Jwks, JwksBook, JwksLocation, RemoteJwks,
 };
-use wayline_model::snapshot::{Proxy, ProxyRole};
+use wayline_model::snapshot::{Proxy, ProxyRole, Ways};
 use wayline_model::{ObjectRef, Snapshot};
 
 fn chain_with(rules: Value, remote: RemoteKeys) -> Rc<Chain> {
@@ -50,6 +50,7 @@ fn chain_with(rules: Value, remote: RemoteKeys) -> Rc<Chain> {
         authorization: &Arc::default(),
         authentication: &Arc::new(authentication),
         plugins: &Arc::default(),
+        ways: &Ways::default(),
     };
     let filters = native_sources(remote)
         .iter()

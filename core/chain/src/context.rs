@@ -11,6 +11,7 @@ use wayline_model::authorization::Marks;
 use wayline_model::defence::stands;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
+use wayline_model::route::RouteRule;
 use wayline_model::workload::Workload;
 
 use crate::filter::ResponseHead;
@@ -67,6 +68,8 @@ pub struct RequestFacts {
     pub made_trailers: Option<http::HeaderMap>,
     /// The providers of external authorization that were asked about it.
     pub consulted: Vec<Arc<str>>,
+    /// The rule whose own server admitted it: it takes that rule, whatever the server made of it.
+    pub admitted_to: Option<Arc<RouteRule>>,
     /// What the request's token says, once it was verified.
     pub token: Option<Rc<VerifiedToken>>,
     /// Where the request went, once it was routed.
@@ -104,6 +107,7 @@ impl RequestContext {
             response: None,
             made_trailers: None,
             consulted: Vec::new(),
+            admitted_to: None,
             token: None,
             routed: None,
             filter_state: Vec::new(),

@@ -11,7 +11,7 @@ use wayline_model::authentication::Authentication;
 use wayline_model::authorization::Authorization;
 use wayline_model::plugin::AttachedPlugin;
 use wayline_model::service::Service;
-use wayline_model::snapshot::Proxy;
+use wayline_model::snapshot::{Proxy, Ways};
 
 use crate::callout::Callout;
 use crate::context::RequestContext;
@@ -41,6 +41,9 @@ pub enum Phase {
     ExtensionStats,
     /// Extensions without a phase.
     Extension,
+    /// ExternalAuth filters of routes: which route a request takes is known when nobody changes it any
+    /// more.
+    Route,
 }
 
 /// What of an exchange a filter has to see. The chain states the union, and a chain that needs no
@@ -351,6 +354,8 @@ pub struct Scope<'a> {
     pub plugins: &'a Arc<[AttachedPlugin]>,
     /// Whose tokens are taken.
     pub authentication: &'a Arc<Authentication>,
+    /// Where requests go from here.
+    pub ways: &'a Ways,
 }
 
 /// Where filters come from: asked on each core whenever a target's configuration changed.

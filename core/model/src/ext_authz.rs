@@ -1,7 +1,8 @@
-//! External authorization providers, from MeshConfig's `extensionProviders`.
+//! Servers that are asked whether a request may pass: from MeshConfig's `extensionProviders`, and from
+//! ExternalAuth filters of HTTPRoutes.
 //!
-//! What AuthorizationPolicies with action CUSTOM ask: an `envoyExtAuthzGrpc` or `envoyExtAuthzHttp`
-//! server. A provider that can not be read refuses what its policies match. This room refuses to know
+//! AuthorizationPolicies with action CUSTOM ask an `envoyExtAuthzGrpc` or `envoyExtAuthzHttp` server. A
+//! provider that can not be read refuses what its policies match. This room refuses to know
 //! the exchange with the server, which is the native filter's.
 
 use std::collections::HashMap;
@@ -30,9 +31,29 @@ pub struct ExtAuthzProvider {
     pub backend: Arc<str>,
     /// Its host and port, for the `Host` of checks over HTTP.
     pub authority: Arc<str>,
+    /// How it is asked.
+    pub settings: AuthSettings,
+}
+
+impl ExtAuthzProvider {
+    /// The server at a port of a host that the mesh knows.
+    #[must_use]
+    pub fn at(name: &str, host: &str, port: u16, settings: AuthSettings) -> Self {
+        Self {
+            name: name.into(),
+            backend: format!("outbound|{port}||{host}").into(),
+            authority: format!("{host}:{port}").into(),
+            settings,
+        }
+    }
+}
+
+/// How a server is asked, wherever it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthSettings {
     /// What is spoken to it.
     pub protocol: CheckProtocol,
-    /// Time for one check; default 600 s.
+    /// Time for one check; default 600 s for providers, 10 s for routes.
     pub timeout: Duration,
     /// Whether requests pass when it can not be asked; default false.
     pub fail_open: bool,
@@ -46,9 +67,16 @@ pub struct ExtAuthzProvider {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CheckProtocol {
     /// `envoy.service.auth.v3.Authorization/Check`.
-    Grpc,
+    Grpc(GrpcCheck),
     /// A request of the same method.
     Http(Box<HttpCheck>),
+}
+
+/// What a check over gRPC carries.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GrpcCheck {
+    /// Request headers that are shown; `None` for all of them.
+    pub request_headers: Option<NameSet>,
 }
 
 /// What a check over HTTP carries, there and back.
@@ -85,9 +113,21 @@ pub struct NameSet {
     exact: Vec<Box<str>>,
     prefixes: Vec<Box<str>>,
     suffixes: Vec<Box<str>>,
+    /// Begins of names that are not in it, whatever else is said.
+    not: Vec<Box<str>>,
 }
 
 impl NameSet {
+    /// Every name but those that begin like this.
+    #[must_use]
+    pub fn all_but(prefix: &str) -> Self {
+        Self {
+            prefixes: vec!["".into()],
+            not: vec![prefix.into()],
+            ..Self::default()
+        }
+    }
+
     /// Reads names as MeshConfig writes them.
     #[must_use]
     pub fn new<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Self {
@@ -114,9 +154,10 @@ impl NameSet {
     /// Whether a name in lower case is one of them.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.exact.iter().any(|it| **it == *name)
+        let listed = self.exact.iter().any(|it| **it == *name)
             || self.prefixes.iter().any(|it| name.starts_with(&**it))
-            || self.suffixes.iter().any(|it| name.ends_with(&**it))
+            || self.suffixes.iter().any(|it| name.ends_with(&**it));
+        listed && !self.not.iter().any(|it| name.starts_with(&**it))
     }
 }
 
@@ -202,19 +243,17 @@ impl<'r> Reader<'r> {
             self.wrong("port", "it must be a number between 1 and 65535");
             0
         });
-        ExtAuthzProvider {
-            name: Arc::clone(name),
-            backend: format!("outbound|{port}||{host}").into(),
-            authority: format!("{host}:{port}").into(),
+        let settings = AuthSettings {
             protocol: match is_http {
                 true => CheckProtocol::Http(Box::new(self.http())),
-                false => CheckProtocol::Grpc,
+                false => CheckProtocol::Grpc(GrpcCheck::default()),
             },
             timeout: self.timeout(),
             fail_open: self.flag("failOpen"),
             status_on_error: self.status_on_error(),
             body: self.body(),
-        }
+        };
+        ExtAuthzProvider::at(name, host, port, settings)
     }
 
     fn http(&mut self) -> HttpCheck {
@@ -381,9 +420,9 @@ mod tests {
             &*provider.backend,
             "outbound|9000||ext.authz.svc.cluster.local"
         );
-        assert_eq!(provider.timeout, Duration::from_secs(600));
-        assert_eq!(provider.status_on_error, StatusCode::FORBIDDEN);
-        assert!(!provider.fail_open && provider.body.is_none());
+        assert_eq!(provider.settings.timeout, Duration::from_secs(600));
+        assert_eq!(provider.settings.status_on_error, StatusCode::FORBIDDEN);
+        assert!(!provider.settings.fail_open && provider.settings.body.is_none());
     }
 
     #[test]
@@ -402,7 +441,7 @@ mod tests {
         );
         assert_eq!(findings, 0);
         let provider = provider.unwrap();
-        let CheckProtocol::Http(http) = &provider.protocol else {
+        let CheckProtocol::Http(http) = &provider.settings.protocol else {
             panic!("{provider:?}");
         };
         assert_eq!(&*http.path_prefix, "/check");
@@ -415,8 +454,11 @@ mod tests {
             assert_eq!(http.request_headers.contains(name), shown, "{name}");
         }
         assert!(http.to_downstream_on_deny.as_ref().unwrap().contains("x-n"));
-        assert_eq!(provider.status_on_error, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(provider.body.unwrap().max_bytes, 10);
+        assert_eq!(
+            provider.settings.status_on_error,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(provider.settings.body.unwrap().max_bytes, 10);
     }
 
     #[test]

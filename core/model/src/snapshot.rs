@@ -13,7 +13,8 @@ use crate::identity::Identity;
 use crate::mesh::MeshSettings;
 use crate::names::Hostname;
 use crate::plugin::AttachedPlugin;
-use crate::route::Routes;
+use crate::request::CanonicalRequest;
+use crate::route::{RouteRule, Routes};
 use crate::service::{AppProtocol, Cluster, ClusterId, Service};
 use crate::status::Statuses;
 use crate::workload::Workload;
@@ -171,6 +172,16 @@ pub struct HostTable {
 }
 
 impl HostTable {
+    /// The routes for a host as a request writes it.
+    #[must_use]
+    pub fn written(&self, host: &str) -> Option<&Arc<Routes>> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            return self.lookup(&host.to_ascii_lowercase());
+        }
+        self.lookup(host)
+    }
+
     /// The routes for a host in lower case without port or trailing dot.
     #[must_use]
     pub fn lookup(&self, host: &str) -> Option<&Arc<Routes>> {
@@ -183,6 +194,51 @@ impl HostTable {
                     .map(|(_, routes)| routes)
             })
             .or(self.any.as_ref())
+    }
+}
+
+/// The routes of a place where requests come in.
+#[derive(Clone, Debug)]
+pub enum Ways {
+    /// Of a tunnel's target.
+    Target(Arc<Routes>),
+    /// Of a gateway's port, by host.
+    Entrance(Arc<HostTable>),
+}
+
+impl Default for Ways {
+    /// None at all.
+    fn default() -> Self {
+        Self::Target(Arc::default())
+    }
+}
+
+impl Ways {
+    /// The rule that a request takes, with callers of this namespace.
+    #[must_use]
+    pub fn rule(
+        &self,
+        caller: Option<&str>,
+        request: &CanonicalRequest,
+    ) -> Option<&Arc<RouteRule>> {
+        let routes = match self {
+            Self::Target(routes) => routes,
+            Self::Entrance(hosts) => hosts.written(request.authority.host())?,
+        };
+        routes.table_for(caller).lookup(request)
+    }
+
+    /// Whether some rule asks a server whether requests may pass.
+    #[must_use]
+    pub fn ask_externally(&self) -> bool {
+        match self {
+            Self::Target(routes) => routes.ask_externally(),
+            Self::Entrance(hosts) => {
+                let wildcards = hosts.wildcards.iter().map(|(_, routes)| routes);
+                let mut routes = hosts.exact.values().chain(wildcards).chain(&hosts.any);
+                routes.any(|routes| routes.ask_externally())
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use wayline_model::authorization::Authorization;
 use wayline_model::mesh::AccessLogSettings;
 use wayline_model::plugin::AttachedPlugin;
 use wayline_model::service::Service;
-use wayline_model::snapshot::{Entrance, Proxy, Target};
+use wayline_model::snapshot::{Entrance, Proxy, Target, Ways};
 use wayline_telemetry::trace::Origin;
 use wayline_telemetry::{
     AccessLog, AccessLogFiles, AccessLogFormat, CoreMetrics, DestinationId, DestinationLabels,
@@ -121,6 +121,13 @@ impl Place {
         }
     }
 
+    fn ways(&self) -> Ways {
+        match self {
+            Self::Target(target) => Ways::Target(Arc::clone(&target.routes)),
+            Self::Entrance(entrance) => Ways::Entrance(Arc::clone(&entrance.hosts)),
+        }
+    }
+
     fn key(&self) -> usize {
         match self {
             Self::Target(target) => Arc::as_ptr(target) as usize,
@@ -198,6 +205,7 @@ impl Plan {
         if let Some(known) = self.bound.borrow().get(&place.key()) {
             return Rc::clone(known);
         }
+        let ways = place.ways();
         let scope = Scope {
             callout,
             snapshot: &self.snapshot,
@@ -207,6 +215,7 @@ impl Plan {
             authorization: place.authorization(),
             plugins: place.plugins(),
             authentication: place.authentication(),
+            ways: &ways,
         };
         let filters = self
             .sources

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use prost::Message;
 use wayline_chain::RequestContext;
 use wayline_model::CanonicalRequest;
-use wayline_model::ext_authz::ExtAuthzProvider;
+use wayline_model::ext_authz::{ExtAuthzProvider, GrpcCheck};
 
 use super::Shown;
 use super::messages::{
@@ -24,11 +24,12 @@ const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The call about a request.
 pub(super) fn request(
     provider: &ExtAuthzProvider,
+    check: &GrpcCheck,
     context: &RequestContext,
     shown: Option<&Shown>,
 ) -> Option<Request<Bytes>> {
     let check = CheckRequest {
-        attributes: Some(attributes(provider, context, shown)),
+        attributes: Some(attributes((provider, check), context, shown)),
     };
     let length = u32::try_from(check.encoded_len()).ok()?;
     let mut frame = BytesMut::with_capacity(check.encoded_len() + 5);
@@ -36,7 +37,7 @@ pub(super) fn request(
     frame.put_u32(length);
     check.encode(&mut frame).ok()?;
     // Hundredths are left to the deadline of the call itself.
-    let timeout = format!("{}m", provider.timeout.as_millis().min(99_999_999));
+    let timeout = format!("{}m", provider.settings.timeout.as_millis().min(99_999_999));
     Request::builder()
         .method(Method::POST)
         .version(Version::HTTP_2)
@@ -148,7 +149,7 @@ fn edit(option: &HeaderValueOption, append: How) -> Option<Edit> {
 }
 
 fn attributes(
-    provider: &ExtAuthzProvider,
+    how: (&ExtAuthzProvider, &GrpcCheck),
     context: &RequestContext,
     shown: Option<&Shown>,
 ) -> AttributeContext {
@@ -176,7 +177,7 @@ fn attributes(
                 seconds: since.as_secs() as i64,
                 nanos: since.subsec_nanos() as i32,
             }),
-            http: Some(http(provider, request, shown)),
+            http: Some(http(how, request, shown)),
         }),
     }
 }
@@ -191,7 +192,7 @@ fn address(address: SocketAddr) -> Option<Address> {
 }
 
 fn http(
-    provider: &ExtAuthzProvider,
+    (provider, check): (&ExtAuthzProvider, &GrpcCheck),
     request: &CanonicalRequest,
     shown: Option<&Shown>,
 ) -> HttpRequest {
@@ -200,11 +201,11 @@ fn http(
     let size = request.headers.get(CONTENT_LENGTH);
     let size = size.and_then(|size| size.to_str().ok()?.parse().ok());
     let scheme = header("x-forwarded-proto").unwrap_or_else(|| "http".to_owned());
-    let mut headers = all_headers(request);
+    let mut headers = headers(check, request);
     headers.insert(":scheme".to_owned(), scheme.clone());
     let (mut body, mut raw_body) = (String::new(), Bytes::new());
     if let Some(shown) = shown {
-        let as_bytes = provider.body.is_some_and(|body| body.as_bytes);
+        let as_bytes = provider.settings.body.is_some_and(|body| body.as_bytes);
         if as_bytes {
             raw_body = shown.body.clone();
         } else {
@@ -231,10 +232,14 @@ fn http(
     }
 }
 
-/// All lines of a header joined, as one text: none is kept from the provider.
-fn all_headers(request: &CanonicalRequest) -> BTreeMap<String, String> {
+/// All lines of a header joined, as one text. None is kept from the provider unless it is to see some only.
+fn headers(check: &GrpcCheck, request: &CanonicalRequest) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
+    let shown = check.request_headers.as_ref();
     for (name, value) in &request.headers {
+        if shown.is_some_and(|shown| !shown.contains(name.as_str())) {
+            continue;
+        }
         let separator = if name == http::header::COOKIE {
             "; "
         } else {

@@ -1,4 +1,5 @@
-//! AuthorizationPolicy CUSTOM: an external server is asked whether a request may pass.
+//! External authorization: a server is asked whether a request may pass, by AuthorizationPolicies with
+//! action CUSTOM, or by an ExternalAuth filter of the route that the request takes ([`route`]).
 //!
 //! About which requests a provider is asked, the model decides; how the server is reached is the data
 //! path's business (the port `Callout`). This filter words the question in gRPC or HTTP, waits for the
@@ -7,8 +8,10 @@
 mod grpc;
 mod http;
 mod messages;
+mod route;
 mod verdict;
 
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task;
@@ -23,6 +26,7 @@ use wayline_chain::{
 };
 use wayline_model::authorization::{Authorization, CustomRules, RuleRef};
 use wayline_model::ext_authz::{CheckProtocol, ExtAuthzProvider};
+use wayline_model::route::RouteRule;
 
 use crate::authorization::{policy_input, refusal};
 use verdict::{Edit, Said};
@@ -33,7 +37,7 @@ const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 /// Longest answer that is read.
 const LONGEST_ANSWER: usize = 1 << 20;
 
-/// Yields one filter for each provider that CUSTOM policies ask.
+/// Yields one filter for each provider that CUSTOM policies ask, and one for all servers that routes ask.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExtAuthzSource;
 
@@ -49,7 +53,8 @@ impl FilterSource for ExtAuthzSource {
                 callout: Rc::clone(scope.callout),
             }) as Rc<dyn Filter>,
         };
-        groups.map(place).collect()
+        let of_routes = route::filter(scope);
+        groups.map(place).chain(of_routes).collect()
     }
 }
 
@@ -75,9 +80,9 @@ impl Filter for ExtAuthzFilter {
             return Needs::default();
         };
         Needs {
-            request_body: provider.body.is_some(),
-            response_headers: match &provider.protocol {
-                CheckProtocol::Grpc => true,
+            request_body: provider.settings.body.is_some(),
+            response_headers: match &provider.settings.protocol {
+                CheckProtocol::Grpc(_) => true,
                 CheckProtocol::Http(check) => !check.to_downstream_on_allow.is_empty(),
             },
             ..Needs::default()
@@ -93,13 +98,8 @@ impl Filter for ExtAuthzFilter {
             Err(_) => Begin::Reply(refusal(Some(&rule))),
             Ok(provider) => {
                 context.consulted.push(Arc::clone(rules.name()));
-                Begin::Stream(Box::new(Check {
-                    provider: Arc::clone(provider),
-                    callout: Rc::clone(&self.callout),
-                    rule,
-                    state: State::Idle,
-                    response: Vec::new(),
-                }))
+                let because = Because::Policy(rule);
+                Begin::Stream(Box::new(Check::new(provider, &self.callout, because)))
             }
         }
     }
@@ -126,10 +126,27 @@ struct Shown {
 struct Check {
     provider: Arc<ExtAuthzProvider>,
     callout: Rc<dyn Callout>,
-    rule: RuleRef,
+    because: Because,
     state: State,
     /// What the response shall get.
     response: Vec<Edit>,
+}
+
+/// Why it is asked.
+enum Because {
+    /// A rule of a CUSTOM policy.
+    Policy(RuleRef),
+    /// The route that the request takes.
+    Route(Arc<RouteRule>),
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(rule) => rule.fmt(f),
+            Self::Route(rule) => f.write_str(&rule.name),
+        }
+    }
 }
 
 enum State {
@@ -143,7 +160,7 @@ type Answer = Result<(Response<Bytes>, HeaderMap), CalloutError>;
 
 impl StreamFilter for Check {
     fn request_headers(&mut self, context: &mut RequestContext, end_of_stream: bool) -> Step {
-        let Some(body) = self.provider.body else {
+        let Some(body) = self.provider.settings.body else {
             return self.ask(context, None);
         };
         if end_of_stream {
@@ -212,9 +229,19 @@ impl StreamFilter for Check {
 }
 
 impl Check {
+    fn new(provider: &Arc<ExtAuthzProvider>, callout: &Rc<dyn Callout>, because: Because) -> Self {
+        Self {
+            provider: Arc::clone(provider),
+            callout: Rc::clone(callout),
+            because,
+            state: State::Idle,
+            response: Vec::new(),
+        }
+    }
+
     /// Waits for as much of the body as the server shall see.
     fn take_body(&mut self, context: &RequestContext, body: &Bytes, is_whole: bool) -> Step {
-        let Some(limits) = self.provider.body else {
+        let Some(limits) = self.provider.settings.body else {
             return Step::Continue;
         };
         if body.len() > limits.max_bytes && !limits.allow_partial {
@@ -235,8 +262,11 @@ impl Check {
     }
 
     fn ask(&mut self, context: &RequestContext, shown: Option<Shown>) -> Step {
-        let request = match &self.provider.protocol {
-            CheckProtocol::Grpc => grpc::request(&self.provider, context, shown.as_ref()),
+        let request = match &self.provider.settings.protocol {
+            CheckProtocol::Grpc(check) => {
+                let (provider, shown) = (&self.provider, shown.as_ref());
+                grpc::request(provider, check, context, shown)
+            }
             CheckProtocol::Http(check) => http::request(check, context, shown.as_ref()),
         };
         let Some(request) = request else {
@@ -246,7 +276,7 @@ impl Check {
             backend: Arc::clone(&self.provider.backend),
             request,
             trailers: None,
-            deadline: self.provider.timeout,
+            deadline: self.provider.settings.timeout,
             response_limit: LONGEST_ANSWER,
         }));
         Step::Hold
@@ -255,14 +285,17 @@ impl Check {
     fn carry_out(&mut self, context: &mut RequestContext, answer: Answer) -> Step {
         let said = match &answer {
             Err(error) => Err(error.to_string()),
-            Ok((response, trailers)) => match &self.provider.protocol {
-                CheckProtocol::Grpc => grpc::said(response, trailers),
+            Ok((response, trailers)) => match &self.provider.settings.protocol {
+                CheckProtocol::Grpc(_) => grpc::said(response, trailers),
                 CheckProtocol::Http(check) => http::said(check, response),
             },
         };
         match said {
             Ok(Said::Allow(changes)) => {
                 self.response = changes.apply(context);
+                if let Because::Route(rule) = &self.because {
+                    context.admitted_to = Some(Arc::clone(rule));
+                }
                 Step::Continue
             }
             Ok(Said::Deny(denial)) => Step::Reply(denial.reply()),
@@ -273,10 +306,10 @@ impl Check {
     fn failed(&mut self, reason: &str) -> Step {
         self.state = State::Answered;
         let provider = &self.provider;
-        tracing::debug!(provider = &*provider.name, rule = %self.rule, "not asked: {reason}");
-        if provider.fail_open {
+        tracing::debug!(provider = &*provider.name, because = %self.because, "not asked: {reason}");
+        if provider.settings.fail_open {
             return Step::Continue;
         }
-        Step::Reply(verdict::error(provider.status_on_error))
+        Step::Reply(verdict::error(provider.settings.status_on_error))
     }
 }

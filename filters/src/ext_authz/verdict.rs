@@ -132,6 +132,11 @@ pub(super) fn error(status: StatusCode) -> LocalReply {
     LocalReply::text(status, "", ERROR)
 }
 
+/// The answer where a request came by a rule whose server was not asked.
+pub(super) fn not_asked() -> LocalReply {
+    LocalReply::text(StatusCode::FORBIDDEN, "", DENIED)
+}
+
 /// The answer to a body that is longer than the provider shall see (Envoy: 413).
 pub(super) fn too_large() -> LocalReply {
     LocalReply::text(

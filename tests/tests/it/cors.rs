@@ -167,3 +167,43 @@ fn policy_is_asked_before() {
         .send(tunnel.address);
     assert_eq!((answer.status, granted(&answer)[0]), (200, Some("*")));
 }
+
+#[test]
+fn a_backend_may_have_cors_of_its_own() {
+    let filter = |origin: &str| {
+        format!("[{{type: CORS, cors: {{allowOrigins: [\"{origin}\"], allowMethods: [PUT]}}}}]")
+    };
+    let rules = format!(
+        "- backendRefs: [{{name: echo, port: 80, filters: {}}}]\n  filters: {}\n",
+        filter("https://backend.example"),
+        filter("https://rule.example")
+    );
+    let route = manifests::route("default", "echo", Parent::Service("echo"), &rules);
+    let mesh = scene::echo_mesh(&[route]);
+    let _backend = backend(&mesh);
+    let wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    let read = Request::get("/").header("origin", "https://backend.example");
+    let answer = read.send(tunnel.address);
+    assert_eq!(granted(&answer)[0], Some("https://backend.example"));
+    let other = Request::get("/").header("origin", "https://rule.example");
+    // Not granted by the backend's filter: what the backend itself says passes.
+    let answer = other.send(tunnel.address);
+    assert_eq!(granted(&answer)[0], Some("https://its.own"));
+    drop(wayline);
+
+    // Without one of the rule's own the backend answers preflights.
+    let rules = format!(
+        "- backendRefs: [{{name: echo, port: 80, filters: {}}}]\n",
+        filter("https://backend.example")
+    );
+    let route = manifests::route("default", "echo", Parent::Service("echo"), &rules);
+    let mesh = scene::echo_mesh(&[route]);
+    let recorded = backend(&mesh);
+    let _wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    let answer = preflight("https://backend.example").send(tunnel.address);
+    assert_eq!((answer.status, recorded.count()), (200, 0));
+    assert_eq!(granted(&answer)[0], Some("https://backend.example"));
+    assert_eq!(granted(&answer)[2], Some("PUT"));
+}

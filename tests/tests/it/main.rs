@@ -13,6 +13,7 @@ mod cors;
 mod drain;
 mod edges;
 mod ext_authz;
+mod external_auth;
 mod figures;
 mod framing;
 mod gateway;

@@ -138,3 +138,46 @@ fn a_mirror_that_is_down_slow_or_missing_is_nobodys_business() {
     wayline.counted(name, &[("outcome", "failed")], 2.0);
     drop(release);
 }
+
+#[test]
+fn a_mirror_of_one_backend_copies_what_that_backend_gets() {
+    let mesh = scene::echo_mesh(&[]);
+    let rules = format!(
+        "- backendRefs:
+  - {{name: echo, port: 80, filters: [{}]}}
+  - {{name: second, port: 80}}
+  filters: [{}]
+",
+        mirror("first", ""),
+        mirror("third", "")
+    );
+    let mut documents = scene::echo(&mesh);
+    for (name, host) in [("first", FIRST), ("second", SECOND), ("third", 32)] {
+        documents.extend(scene::service(&mesh, name, host));
+    }
+    documents.push(manifests::route(
+        "default",
+        "echo",
+        Parent::Service("echo"),
+        &rules,
+    ));
+    mesh.write("main.yaml", &manifests::file(&documents));
+    let backends = [
+        ("echo", ECHO),
+        ("first", FIRST),
+        ("second", SECOND),
+        ("third", 32),
+    ];
+    let [echo, first, second, third] =
+        backends.map(|(name, host)| scene::backend(&mesh, name, host));
+    let _wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    for _ in 0..20 {
+        assert_eq!(Request::get("/").send(tunnel.address).status, 200);
+    }
+    eventually("all copies", || {
+        (third.count() == 20 && first.count() == echo.count()).then_some(())
+    });
+    assert_eq!(echo.count() + second.count(), 20);
+    assert!(first.count() < 20 && second.count() < 20);
+}

@@ -263,9 +263,9 @@ pub struct HttpRouteFilter {
     /// What other origins may read.
     #[serde(default)]
     pub cors: Option<HttpCors>,
-    /// External authorization; not supported yet.
+    /// A server that is asked (GEP-1494).
     #[serde(default)]
-    pub external_auth: Option<Value>,
+    pub external_auth: Option<HttpExternalAuth>,
     /// An extension; not supported yet.
     #[serde(default)]
     pub extension_ref: Option<Value>,
@@ -366,6 +366,64 @@ pub struct RequestMirror {
     pub fraction: Option<Fraction>,
 }
 
+/// ExternalAuth (GEP-1494).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpExternalAuth {
+    /// What is spoken to the server.
+    pub protocol: ExternalAuthProtocol,
+    /// The server.
+    pub backend_ref: ObjectBackendRef,
+    /// How it is asked over gRPC.
+    #[serde(default)]
+    pub grpc: Option<GrpcAuthConfig>,
+    /// How it is asked over HTTP.
+    #[serde(default)]
+    pub http: Option<HttpAuthConfig>,
+    /// What of the body it is shown; nothing by default.
+    #[serde(default)]
+    pub forward_body: Option<ForwardBody>,
+}
+
+/// What is spoken to a server that is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize)]
+pub enum ExternalAuthProtocol {
+    /// Requests; 200 means yes.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// Envoy's `Authorization/Check`.
+    #[serde(rename = "GRPC")]
+    Grpc,
+}
+
+/// How a server is asked over gRPC.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcAuthConfig {
+    /// The request headers that it is shown; all of them where there is none.
+    pub allowed_headers: Vec<String>,
+}
+
+/// How a server is asked over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpAuthConfig {
+    /// Written before the request's path.
+    pub path: String,
+    /// The request headers that it is shown besides `host` and `authorization`.
+    pub allowed_headers: Vec<String>,
+    /// The headers of its answer that go upstream; all of them where there is none.
+    pub allowed_response_headers: Vec<String>,
+}
+
+/// What of the body a server is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ForwardBody {
+    /// Most bytes; 0 for none.
+    pub max_size: u16,
+}
+
 /// A share.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Fraction {
@@ -423,9 +481,19 @@ pub enum PathModifierType {
 impl HttpRouteRule {
     /// What the rule mirrors to.
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = (usize, &RequestMirror)> {
-        let mirrors = self.filters.iter().enumerate();
-        mirrors.filter_map(|(f, filter)| Some((f, filter.request_mirror.as_ref()?)))
+        mirrors(&self.filters)
     }
+
+    /// The servers that the rule asks; more than one is an error.
+    pub(crate) fn external_auths(&self) -> impl Iterator<Item = &HttpExternalAuth> {
+        let filters = self.filters.iter();
+        filters.filter_map(|filter| filter.external_auth.as_ref())
+    }
+}
+
+fn mirrors(filters: &[HttpRouteFilter]) -> impl Iterator<Item = (usize, &RequestMirror)> {
+    let filters = filters.iter().enumerate();
+    filters.filter_map(|(f, filter)| Some((f, filter.request_mirror.as_ref()?)))
 }
 
 /// One backend.
@@ -455,6 +523,11 @@ pub struct HttpBackendRef {
 }
 
 impl HttpBackendRef {
+    /// What requests for this backend are mirrored to.
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = (usize, &RequestMirror)> {
+        mirrors(&self.filters)
+    }
+
     /// Which object it is.
     pub(crate) fn object(&self) -> ObjectBackendRef {
         ObjectBackendRef {

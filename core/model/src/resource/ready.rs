@@ -4,6 +4,7 @@
 //! valid and its last good version stays; and when routes are compiled.
 
 mod cors;
+mod external_auth;
 mod reliability;
 mod session;
 
@@ -17,6 +18,7 @@ use super::http_route::{
     PathMatchType, PathModifier, PathModifierType, RequestMirror, RequestRedirect, UrlRewrite,
     ValueMatch as WrittenValue, ValueMatchType,
 };
+use crate::ext_authz::AuthSettings;
 use crate::route::{
     CompiledPattern, Cors, HeaderEdits, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect,
     Rewrite, RouteMatch, ValueMatch,
@@ -247,6 +249,8 @@ pub(crate) struct Filters {
     /// Shares of the mirrors: so many of so many requests.
     pub(crate) mirrors: Vec<(u32, u32)>,
     pub(crate) cors: Option<Box<Cors>>,
+    /// How a server is asked.
+    pub(crate) external_auth: Option<AuthSettings>,
     /// Filters that are supported later: index and type.
     pub(crate) later: Vec<(usize, FilterType)>,
 }
@@ -324,6 +328,12 @@ fn add_filter(
         let cors = cors::cors(written).map_err(|problem| problem.below("cors"))?;
         if filters.cors.replace(Box::new(cors)).is_some() {
             return Err(Problem::new("type", "CORS stands twice"));
+        }
+    } else if let Some(written) = &filter.external_auth {
+        let asked = external_auth::settings(written);
+        let asked = asked.map_err(|problem| problem.below("externalAuth"))?;
+        if filters.external_auth.replace(asked).is_some() {
+            return Err(Problem::new("type", "ExternalAuth stands twice"));
         }
     } else {
         filters.later.push((index, filter.kind));

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::ext_authz::ExtAuthzProvider;
 use crate::names::ObjectRef;
 use crate::service::ClusterId;
 
@@ -55,6 +56,13 @@ impl Routes {
             })
             .map_or(&*self.producer, |(_, table)| table)
     }
+
+    /// Whether a rule of some table asks a server.
+    #[must_use]
+    pub fn ask_externally(&self) -> bool {
+        let mut tables = self.consumers.iter().map(|(_, table)| table);
+        self.producer.asks_externally || tables.any(|table| table.asks_externally)
+    }
 }
 
 /// One rule of one HTTPRoute, ready to execute.
@@ -72,6 +80,8 @@ pub struct RouteRule {
     pub response_headers: HeaderEdits,
     /// What other origins may read; boxed, because few rules say.
     pub cors: Option<Box<Cors>>,
+    /// Who is asked whether a request may pass.
+    pub external_auth: Option<Arc<ExtAuthzProvider>>,
 }
 
 /// What to do with a matched request.
@@ -136,6 +146,19 @@ pub struct WeightedBackend {
     pub request_headers: HeaderEdits,
     /// Edits of response headers for this backend only.
     pub response_headers: HeaderEdits,
+    /// Who gets copies of what this backend gets.
+    pub mirrors: Vec<Mirror>,
+    /// What other origins may read of this backend, in the place of what the rule says.
+    pub cors: Option<Box<Cors>>,
+}
+
+impl RouteRule {
+    /// What other origins may read where this backend answers.
+    #[must_use]
+    pub fn cors_of<'r>(&'r self, backend: Option<&'r WeightedBackend>) -> Option<&'r Cors> {
+        let of_backend = backend.and_then(|backend| backend.cors.as_deref());
+        of_backend.or(self.cors.as_deref())
+    }
 }
 
 /// A backend that gets copies of requests, whose answers nobody waits for.

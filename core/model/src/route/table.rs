@@ -33,6 +33,8 @@ pub struct RouteTable {
     pub(super) exact: FxHashMap<Box<str>, Bucket>,
     pub(super) prefixes: PrefixTree,
     pub(super) patterns: Vec<(CompiledPattern, Candidate)>,
+    /// Whether some rule asks a server whether requests may pass.
+    pub asks_externally: bool,
 }
 
 impl RouteTable {
@@ -44,6 +46,7 @@ impl RouteTable {
             keep_first_of_each_name(&mut entry.matches);
         }
         entries.sort_by(order::precedence);
+        let asks_externally = entries.iter().any(|it| it.rule.external_auth.is_some());
 
         let mut exact: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
         let mut prefixes: FxHashMap<Box<str>, Vec<Candidate>> = FxHashMap::default();
@@ -79,6 +82,7 @@ impl RouteTable {
             exact: exact.into_iter().map(bucket).collect(),
             prefixes: PrefixTree::new(prefixes.into_iter().map(bucket)),
             patterns,
+            asks_externally,
         }
     }
 

@@ -7,8 +7,8 @@ use super::memo::Memo;
 use super::rules::{compile, compile_broken};
 use super::services::Services;
 use crate::finding::Finding;
-use crate::names::ObjectRef;
-use crate::resource::http_route::{HttpRouteRule, ObjectBackendRef, ParentRef};
+use crate::names::{Hostname, ObjectRef};
+use crate::resource::http_route::{HttpRouteRule, ObjectBackendRef, ParentRef, RequestMirror};
 use crate::resource::{BrokenRoute, GATEWAY_GROUP, HttpRoute};
 use crate::route::{
     Forward, HeaderEdits, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder, RouteRule,
@@ -42,6 +42,21 @@ pub(super) struct RouteVerdict {
 /// A backend: its cluster, or why there is none.
 pub(super) type Backend = Result<ClusterId, Unresolved>;
 
+/// All that a route refers to, in the order in which it is written.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub(super) struct Resolved {
+    pub(super) backends: Vec<Backend>,
+    /// Of rules.
+    pub(super) mirrors: Vec<Backend>,
+    /// Of single backends.
+    pub(super) backend_mirrors: Vec<Backend>,
+    /// Servers that are asked.
+    pub(super) auths: Vec<AuthServer>,
+}
+
+/// The host and port of a server that is asked, or why there is none.
+pub(super) type AuthServer = Result<(Hostname, u16), Unresolved>;
+
 /// Why a backend can not be reached.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Unresolved {
@@ -62,7 +77,7 @@ impl Unresolved {
 /// What was remembered about routes.
 #[derive(Debug, Default)]
 pub(super) struct RouteMemo {
-    routes: Memo<(u64, Vec<Backend>), CompiledRoute>,
+    routes: Memo<(u64, Resolved), CompiledRoute>,
     tables: Memo<Vec<u64>, RouteTable>,
     defaults: Memo<ClusterId, RouteTable>,
     targets: Memo<TargetKey, Routes>,
@@ -143,18 +158,13 @@ impl RouteMemo {
                 namespace,
                 parents: &route.spec.parent_refs,
             };
-            let backends: Vec<Backend> = route
-                .spec
-                .rules
-                .iter()
-                .flat_map(|rule| resolver.backends(rule))
-                .collect();
+            let resolved = resolver.all(&route.spec.rules);
             let serials = &mut self.serials;
             let compiled = self
                 .routes
-                .get((entry.revision, backends), |(_, backends)| {
+                .get((entry.revision, resolved), |(_, resolved)| {
                     *serials += 1;
-                    compile(route, &object, backends, *serials)
+                    compile(route, &object, resolved, *serials)
                 });
             index.findings.extend(compiled.findings.iter().cloned());
             let hostnames = route.spec.hostnames.iter().map(|h| h.as_str().into());
@@ -174,7 +184,7 @@ impl RouteMemo {
             let object = ObjectRef::new("HTTPRoute", namespace, name);
             let route = &entry.object;
             let serials = &mut self.serials;
-            let compiled = self.routes.get((entry.revision, Vec::new()), |_| {
+            let compiled = self.routes.get((entry.revision, Resolved::default()), |_| {
                 *serials += 1;
                 compile_broken(route, &object, *serials)
             });
@@ -334,15 +344,37 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// The backends of a rule, and behind them those it mirrors to.
-    fn backends(&self, rule: &HttpRouteRule) -> Vec<Backend> {
-        let backends = rule
-            .backend_refs
-            .iter()
-            .map(|it| self.resolve(&it.object()));
-        let mirrors = rule.mirrors();
-        let mirrors = mirrors.map(|(_, mirror)| self.resolve(&mirror.backend_ref));
-        backends.chain(mirrors).collect()
+    fn all(&self, rules: &[HttpRouteRule]) -> Resolved {
+        let mirror = |(_, it): (usize, &RequestMirror)| self.resolve(&it.backend_ref);
+        let mut resolved = Resolved::default();
+        for rule in rules {
+            resolved.mirrors.extend(rule.mirrors().map(mirror));
+            let auths = rule.external_auths().map(|it| self.server(&it.backend_ref));
+            resolved.auths.extend(auths);
+            for backend in &rule.backend_refs {
+                resolved.backends.push(self.resolve(&backend.object()));
+                resolved
+                    .backend_mirrors
+                    .extend(backend.mirrors().map(mirror));
+            }
+        }
+        resolved
+    }
+
+    fn server(&self, backend: &ObjectBackendRef) -> AuthServer {
+        self.resolve(backend)?;
+        let namespace = self.namespace_of(backend);
+        let service = self.services.get(namespace, &backend.name);
+        let host = service.map(|it| it.service.hostname.clone());
+        let server = host.zip(backend.port);
+        server.ok_or_else(|| Unresolved::new(reason::BACKEND_NOT_FOUND, "it has no port"))
+    }
+
+    fn namespace_of<'r>(&'r self, backend: &'r ObjectBackendRef) -> &'r str {
+        match backend.namespace.as_deref() {
+            Some(namespace) if !namespace.is_empty() => namespace,
+            _ => self.namespace,
+        }
     }
 
     fn resolve(&self, backend: &ObjectBackendRef) -> Backend {
@@ -358,10 +390,7 @@ impl Resolver<'_> {
                 ),
             ));
         }
-        let namespace = match backend.namespace.as_deref() {
-            Some(namespace) if !namespace.is_empty() => namespace,
-            _ => self.namespace,
-        };
+        let namespace = self.namespace_of(backend);
         let name = backend.name.as_str();
         if namespace != self.namespace
             && !self.is_parent(namespace, name)
@@ -441,6 +470,8 @@ fn default_table(cluster: ClusterId) -> RouteTable {
                     cluster: Ok(cluster),
                     request_headers: HeaderEdits::default(),
                     response_headers: HeaderEdits::default(),
+                    mirrors: Vec::new(),
+                    cors: None,
                 }],
                 total_weight: 1,
                 mirrors: Vec::new(),
@@ -452,6 +483,7 @@ fn default_table(cluster: ClusterId) -> RouteTable {
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             cors: None,
+            external_auth: None,
         }),
         order: RouteOrder::default(),
     }])

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::routes::{Backend, CompiledRoute, RouteVerdict};
+use super::routes::{AuthServer, Backend, CompiledRoute, Resolved, RouteVerdict};
+use crate::ext_authz::ExtAuthzProvider;
 use crate::finding::Finding;
 use crate::names::ObjectRef;
-use crate::resource::http_route::{FilterType, HttpRouteMatch, HttpRouteRule};
+use crate::resource::http_route::{FilterType, HttpRouteMatch, HttpRouteRule, RequestMirror};
 use crate::resource::ready::{self, Filters};
 use crate::resource::{BrokenRoute, HttpRoute, Metadata};
 use crate::route::{
@@ -17,11 +18,11 @@ use crate::route::{
 };
 use crate::status::reason;
 
-/// Compiles a route whose backends, of all rules in order, are resolved.
+/// Compiles a route of which all that it refers to is resolved.
 pub(super) fn compile(
     route: &HttpRoute,
     object: &ObjectRef,
-    backends: &[Backend],
+    resolved: &Resolved,
     serial: u64,
 ) -> CompiledRoute {
     let mut compiled = CompiledRoute {
@@ -33,21 +34,34 @@ pub(super) fn compile(
             ..RouteVerdict::default()
         },
     };
-    let mut rest = backends;
+    let mut rest = (
+        &resolved.backends[..],
+        &resolved.mirrors[..],
+        &resolved.backend_mirrors[..],
+        &resolved.auths[..],
+    );
     for (r, rule) in route.spec.rules.iter().enumerate() {
-        let (own, others) = rest.split_at(rule.backend_refs.len().min(rest.len()));
-        let (mirrors, others) = others.split_at(rule.mirrors().count().min(others.len()));
-        rest = others;
+        let backends = rule.backend_refs.iter();
+        let of_backends = backends.map(|it| it.mirrors().count()).sum();
         let compiler = RuleCompiler {
             object,
             rule,
             index: r,
-            backends: own,
-            mirrors,
+            backends: take(&mut rest.0, rule.backend_refs.len()),
+            mirrors: take(&mut rest.1, rule.mirrors().count()),
+            backend_mirrors: take(&mut rest.2, of_backends),
+            auths: take(&mut rest.3, rule.external_auths().count()),
         };
         compiler.compile(&route.metadata, &mut compiled);
     }
     compiled
+}
+
+/// So many from the front.
+fn take<'r, T>(rest: &mut &'r [T], count: usize) -> &'r [T] {
+    let (taken, left) = rest.split_at(count.min(rest.len()));
+    *rest = left;
+    taken
 }
 
 /// Compiles what is left of a route that never was valid.
@@ -63,6 +77,7 @@ pub(super) fn compile_broken(
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         cors: None,
+        external_auth: None,
     });
     let entries = route
         .matches
@@ -105,6 +120,9 @@ struct RuleCompiler<'a> {
     index: usize,
     backends: &'a [Backend],
     mirrors: &'a [Backend],
+    /// Of all backends in order.
+    backend_mirrors: &'a [Backend],
+    auths: &'a [AuthServer],
 }
 
 impl RuleCompiler<'_> {
@@ -115,6 +133,7 @@ impl RuleCompiler<'_> {
         self.name_lost_mirrors(compiled);
         if let Ok(filters) = &filters {
             self.name_later(filters, compiled);
+            self.name_lost_server(compiled);
         }
         let default = [HttpRouteMatch::default()];
         let matches = if self.rule.matches.is_empty() {
@@ -172,6 +191,35 @@ impl RuleCompiler<'_> {
             request_headers: filters.request_headers.clone(),
             response_headers: filters.response_headers.clone(),
             cors: filters.cors.clone(),
+            external_auth: self.external_auth(filters),
+        }
+    }
+
+    /// Who is asked; a rule whose server can not be reached answers 500.
+    fn external_auth(&self, filters: &Filters) -> Option<Arc<ExtAuthzProvider>> {
+        let settings = filters.external_auth.clone()?;
+        let (host, port) = self.auths.first()?.as_ref().ok()?;
+        let (object, rule) = (self.object, self.index);
+        let name = format!("{object} rules[{rule}]");
+        let provider = ExtAuthzProvider::at(&name, host.as_str(), *port, settings);
+        Some(Arc::new(provider))
+    }
+
+    fn name_lost_server(&self, compiled: &mut CompiledRoute) {
+        let filters = self.rule.filters.iter();
+        let Some(at) = filters.clone().position(|it| it.external_auth.is_some()) else {
+            return;
+        };
+        if let Some(Err(unresolved)) = self.auths.first() {
+            let field = format!("spec.rules[{}].filters[{at}].externalAuth", self.index);
+            let finding = Finding::error(format!("{}; the rule answers 500", unresolved.text))
+                .on(self.object)
+                .field(field.clone());
+            compiled.findings.push(finding);
+            compiled
+                .verdict
+                .unresolved
+                .push((field, unresolved.clone()));
         }
     }
 
@@ -185,10 +233,11 @@ impl RuleCompiler<'_> {
     }
 
     fn action(&self, filters: &Filters, backends: &[WeightedBackend], prefix: &str) -> RouteAction {
-        let refusing =
-            |kind: &FilterType| matches!(kind, FilterType::ExternalAuth | FilterType::ExtensionRef);
-        if let Some((_, kind)) = filters.later.iter().find(|(_, kind)| refusing(kind)) {
+        if let Some((_, kind)) = filters.later.first() {
             return failure(&format!("the filter {kind:?} is not yet supported"));
+        }
+        if filters.external_auth.is_some() && !matches!(self.auths, [Ok(_)]) {
+            return failure("the server that is to be asked can not be reached");
         }
         if let Some(redirect) = &filters.redirect {
             return match ready::redirect(redirect, prefix) {
@@ -207,7 +256,7 @@ impl RuleCompiler<'_> {
             Ok(rewrite) => RouteAction::Forward(Forward {
                 backends: backends.to_vec(),
                 total_weight,
-                mirrors: self.mirrors(filters),
+                mirrors: reachable(filters, self.mirrors),
                 rewrite,
                 retry: ready::retry(self.rule).unwrap_or_default(),
                 timeouts: ready::timeouts(self.rule).unwrap_or_default(),
@@ -223,6 +272,7 @@ impl RuleCompiler<'_> {
     /// The backends that have a share, with findings about those that can not be reached.
     fn weighted(&self, compiled: &mut CompiledRoute) -> Vec<WeightedBackend> {
         let mut weighted = Vec::new();
+        let mut mirrors_left = self.backend_mirrors;
         for (b, (written, resolved)) in self.rule.backend_refs.iter().zip(self.backends).enumerate()
         {
             let at = format!("spec.rules[{}].backendRefs[{b}]", self.index);
@@ -236,20 +286,23 @@ impl RuleCompiler<'_> {
                     Err(text)
                 }
             };
-            let mut edits = (HeaderEdits::default(), HeaderEdits::default());
+            let own_mirrors = take(&mut mirrors_left, written.mirrors().count());
+            let place = format!("{at}.filters");
+            self.name_lost(written.mirrors().zip(own_mirrors), &place, compiled);
+            let mut own = Filters::default();
             match filters {
                 Ok(filters)
                     if filters.later.is_empty()
-                        && filters.mirrors.is_empty()
-                        && filters.cors.is_none()
+                        && filters.external_auth.is_none()
                         && filters.redirect.is_none()
                         && filters.rewrite.is_none() =>
                 {
-                    edits = (filters.request_headers, filters.response_headers);
+                    own = filters;
                 }
                 _ => {
                     let text: Arc<str> =
-                        "a backend's filters can only be header modifiers as yet".into();
+                        "a backend's filters can only be header modifiers, mirrors and CORS as yet"
+                            .into();
                     let failed = (self.index, reason::UNSUPPORTED_VALUE, Arc::clone(&text));
                     compiled.verdict.failed.push(failed);
                     cluster = cluster.and(Err(text));
@@ -266,33 +319,30 @@ impl RuleCompiler<'_> {
                 weighted.push(WeightedBackend {
                     weight: written.weight,
                     cluster,
-                    request_headers: edits.0,
-                    response_headers: edits.1,
+                    mirrors: reachable(&own, own_mirrors),
+                    request_headers: own.request_headers,
+                    response_headers: own.response_headers,
+                    cors: own.cors,
                 });
             }
         }
         weighted
     }
 
-    /// The mirrors that can be reached and get something.
-    fn mirrors(&self, filters: &Filters) -> Vec<Mirror> {
-        let mirrors = filters.mirrors.iter().zip(self.mirrors);
-        mirrors
-            .filter(|((numerator, _), _)| *numerator > 0)
-            .filter_map(|((numerator, denominator), backend)| {
-                Some(Mirror {
-                    cluster: *backend.as_ref().ok()?,
-                    numerator: *numerator,
-                    denominator: *denominator,
-                })
-            })
-            .collect()
+    fn name_lost_mirrors(&self, compiled: &mut CompiledRoute) {
+        let place = format!("spec.rules[{}].filters", self.index);
+        self.name_lost(self.rule.mirrors().zip(self.mirrors), &place, compiled);
     }
 
-    fn name_lost_mirrors(&self, compiled: &mut CompiledRoute) {
-        for ((f, _), backend) in self.rule.mirrors().zip(self.mirrors) {
+    fn name_lost<'m>(
+        &self,
+        mirrors: impl Iterator<Item = ((usize, &'m RequestMirror), &'m Backend)>,
+        place: &str,
+        compiled: &mut CompiledRoute,
+    ) {
+        for ((f, _), backend) in mirrors {
             if let Err(unresolved) = backend {
-                let field = format!("spec.rules[{}].filters[{f}].requestMirror", self.index);
+                let field = format!("{place}[{f}].requestMirror");
                 let finding =
                     Finding::error(format!("{}; nothing is mirrored to it", unresolved.text))
                         .on(self.object)
@@ -337,17 +387,28 @@ impl RuleCompiler<'_> {
             let text = format!("the filter {kind:?} is not yet supported");
             let failed = (self.index, reason::UNSUPPORTED_VALUE, text.into());
             compiled.verdict.failed.push(failed);
-            let consequence = match kind {
-                FilterType::ExternalAuth | FilterType::ExtensionRef => "the rule answers 500",
-                _ => "it has no effect",
-            };
             compiled.findings.push(
                 Finding::error(format!(
-                    "the filter {kind:?} is not yet supported; {consequence}"
+                    "the filter {kind:?} is not yet supported; the rule answers 500"
                 ))
                 .on(self.object)
                 .field(format!("spec.rules[{}].filters[{f}]", self.index)),
             );
         }
     }
+}
+
+/// The mirrors that can be reached and get something.
+fn reachable(filters: &Filters, backends: &[Backend]) -> Vec<Mirror> {
+    let mirrors = filters.mirrors.iter().zip(backends);
+    mirrors
+        .filter(|((numerator, _), _)| *numerator > 0)
+        .filter_map(|((numerator, denominator), backend)| {
+            Some(Mirror {
+                cluster: *backend.as_ref().ok()?,
+                numerator: *numerator,
+                denominator: *denominator,
+            })
+        })
+        .collect()
 }

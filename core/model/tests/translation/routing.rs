@@ -286,18 +286,12 @@ fn sessions_are_kept_as_the_rule_says() {
 #[test]
 fn what_comes_later_is_named_and_fails_where_it_would_admit() {
     let with_filter = |filter: Value| json!({"filters": [filter]});
-    let cases = [
-        (
-            with_filter(json!({"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC"}})),
-            "500",
+    let cases = [(
+        with_filter(
+            json!({"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "k", "name": "n"}}),
         ),
-        (
-            with_filter(
-                json!({"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "k", "name": "n"}}),
-            ),
-            "500",
-        ),
-    ];
+        "500",
+    )];
     for (mut rule, expected) in cases {
         rule["backendRefs"] = json!([backend("v1", 1)]);
         let documents = shop(&[route(
@@ -559,5 +553,72 @@ fn a_route_to_nowhere_is_an_error() {
     ] {
         let object = format!("HTTPRoute {name}");
         assert!(has_error(&translation, &object, reason), "{object}");
+    }
+}
+
+/// What is wrong with an ExternalAuth filter, and where; nothing where it is asked.
+#[test]
+fn a_server_is_asked_or_the_rule_serves_nobody() {
+    let auth = |spec: Value| json!({"type": "ExternalAuth", "externalAuth": spec});
+    let authz = json!({"name": "v1", "port": 80});
+    let cases = [
+        (json!({"protocol": "GRPC", "backendRef": authz}), None),
+        (
+            json!({"protocol": "HTTP", "backendRef": authz, "http": {"path": "/a", "allowedHeaders": ["x-a"]}}),
+            None,
+        ),
+        (
+            json!({"protocol": "HTTP", "backendRef": authz, "grpc": {}}),
+            Some("filters[0].externalAuth.grpc"),
+        ),
+        (
+            json!({"protocol": "GRPC", "backendRef": authz, "http": {}}),
+            Some("filters[0].externalAuth.http"),
+        ),
+        (
+            json!({"protocol": "HTTP", "backendRef": authz, "http": {"path": "a"}}),
+            Some("filters[0].externalAuth.http.path"),
+        ),
+        (
+            json!({"protocol": "HTTP", "backendRef": authz, "http": {"path": "/a/../b"}}),
+            Some("filters[0].externalAuth.http.path"),
+        ),
+        (
+            json!({"protocol": "GRPC", "backendRef": authz, "grpc": {"allowedHeaders": ["x-*"]}}),
+            Some("filters[0].externalAuth.grpc.allowedHeaders[0]"),
+        ),
+        (
+            json!({"protocol": "GRPC", "backendRef": {"name": "nobody", "port": 80}}),
+            Some("filters[0].externalAuth"),
+        ),
+    ];
+    for (spec, field) in cases {
+        let rule = json!({"filters": [auth(spec.clone())], "backendRefs": [backend("v1", 1)]});
+        let documents = shop(&[route("shop", "r", service_parent("web"), json!([rule]))]);
+        let translation = translate(&documents);
+        let found: Vec<_> = errors(&translation, "HTTPRoute shop/r")
+            .iter()
+            .filter_map(|it| it.field.clone())
+            .collect();
+        let expected: Vec<_> = field
+            .iter()
+            .map(|it| format!("spec.rules[0].{it}"))
+            .collect();
+        assert_eq!(found, expected, "{spec}");
+    }
+    // Not for a single backend, and not twice.
+    let asks = auth(json!({"protocol": "GRPC", "backendRef": authz}));
+    let mut of_backend = backend("v1", 1);
+    of_backend["filters"] = json!([asks]);
+    let rules = [
+        json!({"backendRefs": [of_backend]}),
+        json!({"filters": [asks, asks], "backendRefs": [backend("v1", 1)]}),
+    ];
+    for rule in rules {
+        let documents = shop(&[route("shop", "r", service_parent("web"), json!([rule]))]);
+        assert!(
+            !errors(&translate(&documents), "HTTPRoute shop/r").is_empty(),
+            "{rule}"
+        );
     }
 }

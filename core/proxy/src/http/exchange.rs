@@ -18,7 +18,7 @@ use wayline_chain::{
 use wayline_model::CanonicalRequest;
 use wayline_model::mesh::MeshSettings;
 use wayline_model::request::{RequestError, forwarded_client};
-use wayline_model::route::{RouteAction, RouteRule, Routes, SessionToken};
+use wayline_model::route::{Cors, RouteAction, RouteRule, Routes, SessionToken};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
 use wayline_telemetry::{GrpcStatus, RequestProtocol, ResponseFlag, ResponseFlags};
@@ -285,11 +285,12 @@ async fn filtered(
         let reply = book.local(reply, ResponseFlags::NONE);
         return finish(run.reply::<UpstreamBody>(reply).await, book);
     }
-    let request = run.with_context(|context| context.request().clone());
+    let (request, admitted_to) =
+        run.with_context(|context| (context.request().clone(), context.admitted_to.take()));
     let source = ClientSource::Filtered(Box::new(run.request_body(body)));
     let trailers = Trailers::of(&plan.snapshot.mesh);
     let upstream = async {
-        match decide(ingress, plan, bound, request, book) {
+        match decide(ingress, plan, bound, request, admitted_to, book) {
             Decision::Answer(reply) => Err(reply),
             Decision::Forward(mut forward) => {
                 run.with_context(|context| context.routed = Some(forward.facts()));
@@ -351,7 +352,7 @@ async fn route(
     body: Incoming,
     book: &mut Book,
 ) -> Answer {
-    let mut forward = match decide(ingress, plan, bound, request, book) {
+    let mut forward = match decide(ingress, plan, bound, request, None, book) {
         Decision::Answer(reply) => return answer(reply),
         Decision::Forward(forward) => forward,
     };
@@ -411,6 +412,7 @@ fn decide(
     plan: &Plan,
     bound: &Bound,
     mut request: CanonicalRequest,
+    admitted_to: Option<Arc<RouteRule>>,
     book: &mut Book,
 ) -> Decision {
     if request.path() == "*" {
@@ -418,25 +420,30 @@ fn decide(
         book.note(&reply, ResponseFlags::NONE);
         return Decision::Answer(reply);
     }
-    let Some(rule) = rule_for(ingress, bound, &request) else {
+    let found = match &admitted_to {
+        Some(rule) => Some(rule),
+        None => rule_for(ingress, bound, &request),
+    };
+    let Some(rule) = found else {
         return Decision::Answer(fail(book, reply::no_route()));
     };
     if let Some(page) = &mut book.log {
         page.route = Some(Arc::clone(&rule.name));
     }
-    if let Some(cors) = &rule.cors
-        && let Some(response) = cors.preflight(&request.method, &request.headers)
-    {
-        let reply = reply::preflight(response);
-        book.note(&reply, ResponseFlags::NONE);
+    if let Some(reply) = preflight(rule.cors.as_deref(), &request, book) {
         return Decision::Answer(reply);
+    }
+    // Whom its server did not admit gets no further, however he came here.
+    if rule.external_auth.is_some() && admitted_to.is_none() {
+        return Decision::Answer(fail(book, reply::not_asked()));
     }
     let forward = match &rule.action {
         RouteAction::Forward(forward) => forward,
         RouteAction::Redirect(redirect) => {
             let reply = redirect::reply(redirect, &request, bound.place.port());
             let mut reply = book.local(reply, ResponseFlags::NONE);
-            share(rule, origin(rule, &request).as_deref(), &mut reply.headers);
+            let cors = rule.cors.as_deref();
+            share(cors, origin(cors, &request).as_deref(), &mut reply.headers);
             return Decision::Answer(reply);
         }
         RouteAction::Fail { status, reason } => {
@@ -453,6 +460,11 @@ fn decide(
     let Some(backend) = forward.backends.get(index) else {
         return Decision::Answer(fail(book, reply::no_route()));
     };
+    if backend.cors.is_some()
+        && let Some(reply) = preflight(backend.cors.as_deref(), &request, book)
+    {
+        return Decision::Answer(reply);
+    }
     let id = match &backend.cluster {
         Ok(id) => *id,
         Err(reason) => {
@@ -466,7 +478,7 @@ fn decide(
     book.destination = Some(cluster.destination.clone());
     let http2 = speaks_http2(&cluster, &request, bound.place.proxy().role);
 
-    let origin = origin(rule, &request);
+    let origin = origin(rule.cors_of(Some(backend)), &request);
     rule.request_headers.apply(&mut request.headers);
     backend.request_headers.apply(&mut request.headers);
     // The canonical request has no `host` header: one that is there now was set by the route.
@@ -493,6 +505,11 @@ fn decide(
         book.attempts.wished = Some(resumed.endpoint);
         Box::new(resumed.token)
     });
+    let mut mirrors = mirror::chosen(&ingress.worker, &plan.snapshot, &forward.mirrors);
+    if !backend.mirrors.is_empty() {
+        let more = mirror::chosen(&ingress.worker, &plan.snapshot, &backend.mirrors);
+        mirrors.extend(more);
+    }
     Decision::Forward(Forwarding {
         request: UpstreamRequest {
             method: request.method,
@@ -506,14 +523,26 @@ fn decide(
         cluster,
         rule: Arc::clone(rule),
         backend: index,
-        mirrors: mirror::chosen(&ingress.worker, &plan.snapshot, &forward.mirrors),
+        mirrors,
         origin,
         session,
     })
 }
 
-fn origin(rule: &RouteRule, request: &CanonicalRequest) -> Option<Box<HeaderValue>> {
-    rule.cors.as_ref()?;
+/// The answer to a preflight.
+fn preflight(
+    cors: Option<&Cors>,
+    request: &CanonicalRequest,
+    book: &mut Book,
+) -> Option<LocalReply> {
+    let response = cors?.preflight(&request.method, &request.headers)?;
+    let reply = reply::preflight(response);
+    book.note(&reply, ResponseFlags::NONE);
+    Some(reply)
+}
+
+fn origin(cors: Option<&Cors>, request: &CanonicalRequest) -> Option<Box<HeaderValue>> {
+    cors?;
     request
         .headers
         .get(http::header::ORIGIN)
@@ -522,8 +551,8 @@ fn origin(rule: &RouteRule, request: &CanonicalRequest) -> Option<Box<HeaderValu
 }
 
 /// Lets the page that asked read a response.
-fn share(rule: &RouteRule, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
-    if let (Some(cors), Some(origin)) = (&rule.cors, origin) {
+fn share(cors: Option<&Cors>, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
+    if let (Some(cors), Some(origin)) = (cors, origin) {
         cors.share(origin, response);
     }
 }
@@ -547,11 +576,7 @@ fn rule_for<'b>(
 
 /// The routes for a host as a request writes it.
 pub(crate) fn by_host<'t>(hosts: &'t HostTable, host: &str) -> Option<&'t Arc<Routes>> {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        return hosts.lookup(&host.to_ascii_lowercase());
-    }
-    hosts.lookup(host)
+    hosts.written(host)
 }
 
 /// HTTP/2 where the port says so, and at waypoints where the client speaks it itself (Istio keeps the
@@ -627,7 +652,8 @@ async fn send(
         Ok(response) => response,
         Err(error) => {
             let mut reply = fail(book, reply::upstream(&error));
-            share(&rule, origin.as_deref(), &mut reply.headers);
+            let cors = rule.cors_of(forward.backends.get(backend));
+            share(cors, origin.as_deref(), &mut reply.headers);
             return Err(reply);
         }
     };
@@ -655,7 +681,8 @@ async fn send(
     if let Some(backend) = forward.backends.get(backend) {
         backend.response_headers.apply(&mut parts.headers);
     }
-    share(&rule, origin.as_deref(), &mut parts.headers);
+    let cors = rule.cors_of(forward.backends.get(backend));
+    share(cors, origin.as_deref(), &mut parts.headers);
     if let (Some(sessions), Some(endpoint)) = (&forward.session, &book.attempts.endpoint) {
         let name = &cluster.cluster().name;
         session::tell(

@@ -76,6 +76,14 @@ pub(crate) fn no_route() -> Failure {
     }
 }
 
+/// A rule asks a server whether requests may pass, and it was not asked about this one.
+pub(crate) fn not_asked() -> Failure {
+    Failure {
+        reply: LocalReply::text(StatusCode::FORBIDDEN, "", "ext_authz_denied"),
+        flags: ResponseFlags::NONE,
+    }
+}
+
 /// The answer to a preflight.
 pub(crate) fn preflight(response: Response<()>) -> LocalReply {
     let (parts, ()) = response.into_parts();

@@ -413,6 +413,8 @@ fn split() -> Routes {
         cluster,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        mirrors: Vec::new(),
+        cors: None,
     };
     let rule = |name: &str, backends: Vec<WeightedBackend>| {
         Arc::new(RouteRule {
@@ -442,6 +444,7 @@ fn split() -> Routes {
             },
             response_headers: HeaderEdits::default(),
             cors: None,
+            external_auth: None,
         })
     };
     let entry = |matches, rule| RouteEntry {

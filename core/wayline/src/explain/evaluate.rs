@@ -17,7 +17,7 @@ use wayline_model::authorization::{Authorization, PolicyInput, RuleRef, Trace, V
 use wayline_model::plugin::AttachedPlugin;
 use wayline_model::route::Routes;
 use wayline_model::service::AppProtocol;
-use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target};
+use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target, Ways};
 use wayline_model::{CanonicalRequest, Finding, ObjectRef, Snapshot};
 use wayline_proxy::decisions;
 
@@ -241,6 +241,7 @@ fn take_token(
         authorization,
         authentication,
         plugins: &none,
+        ways: &Ways::default(),
     });
     for placed in filters {
         if let Begin::Reply(reply) = placed.filter.begin(context) {

@@ -174,6 +174,13 @@ fn route(text: &mut String, route: &RouteReport) {
             other.name, other.matched, other.loses_because
         );
     }
+    if let Some(it) = &route.external_auth {
+        let _ = writeln!(
+            text,
+            "{INDENT}asks {} over {} before; what it answers is not known here",
+            it.cluster, it.protocol
+        );
+    }
     if let Some(rewrite) = &route.rewrite {
         let authority = rewrite.authority.iter().map(|it| format!("host {it}"));
         let path = rewrite.path.iter().map(|it| format!("path {it}"));
@@ -191,7 +198,8 @@ fn route(text: &mut String, route: &RouteReport) {
     for it in &route.backends {
         backend(text, it);
     }
-    for it in &route.mirrors {
+    let of_backends = route.backends.iter().flat_map(|it| &it.mirrors);
+    for it in route.mirrors.iter().chain(of_backends) {
         let name = it.cluster.as_deref().unwrap_or("-");
         let _ = writeln!(text, "mirror    {:>6} {name}", percent(it.percent));
     }

@@ -181,6 +181,19 @@ pub(super) struct RouteReport {
     pub(super) backends: Vec<BackendReport>,
     /// Who gets copies.
     pub(super) mirrors: Vec<MirrorReport>,
+    /// The server that is asked before; what it answers is not known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) external_auth: Option<ExternalAuthReport>,
+}
+
+/// The server that a route asks.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExternalAuthReport {
+    /// The cluster as logs name it.
+    pub(super) cluster: Arc<str>,
+    /// `GRPC` or `HTTP`.
+    pub(super) protocol: &'static str,
 }
 
 /// Who gets copies of requests.
@@ -250,6 +263,9 @@ pub(super) struct BackendReport {
     pub(super) error: Option<Arc<str>>,
     pub(super) request_headers: EditsReport,
     pub(super) response_headers: EditsReport,
+    /// Who gets copies of what it gets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) mirrors: Vec<MirrorReport>,
     pub(super) endpoints: Vec<EndpointReport>,
 }
 

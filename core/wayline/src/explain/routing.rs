@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use wayline_model::ext_authz::CheckProtocol;
 use wayline_model::route::{
     Fitting, Forward, HeaderEdits, Mirror, PathMatch, RouteAction, RouteMatch, RouteRule, Routes,
     ValueMatch, WeightedBackend,
@@ -14,8 +15,8 @@ use wayline_proxy::decisions;
 
 use super::evaluate::outcome;
 use super::report::{
-    BackendReport, EditsReport, EndpointReport, MirrorReport, OtherReport, Outcome, OutcomeKind,
-    RedirectReport, RewriteReport, RouteReport,
+    BackendReport, EditsReport, EndpointReport, ExternalAuthReport, MirrorReport, OtherReport,
+    Outcome, OutcomeKind, RedirectReport, RewriteReport, RouteReport,
 };
 
 /// The rule a request takes, with those that would have fitted as well.
@@ -81,6 +82,13 @@ impl Chosen {
             timeout_ms: None,
             backend_timeout_ms: None,
             mirrors: Vec::new(),
+            external_auth: rule.external_auth.as_ref().map(|it| ExternalAuthReport {
+                cluster: Arc::clone(&it.backend),
+                protocol: match it.settings.protocol {
+                    CheckProtocol::Grpc(_) => "GRPC",
+                    CheckProtocol::Http(_) => "HTTP",
+                },
+            }),
             backends: Vec::new(),
         };
         let result = match &rule.action {
@@ -208,6 +216,11 @@ fn backend_report(backend: &WeightedBackend, total: u32, snapshot: &Snapshot) ->
         error,
         request_headers: edits(&backend.request_headers),
         response_headers: edits(&backend.response_headers),
+        mirrors: backend
+            .mirrors
+            .iter()
+            .map(|it| mirror_report(it, snapshot))
+            .collect(),
         endpoints: endpoints.map(|it| endpoint_report(it)).collect(),
     }
 }

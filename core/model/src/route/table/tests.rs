@@ -495,6 +495,7 @@ fn rule(name: &str) -> Arc<RouteRule> {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         cors: None,
+        external_auth: None,
     })
 }
 
