@@ -130,6 +130,43 @@ fn every_family_of_signatures_is_verified() {
 }
 
 #[test]
+fn es512_is_verified_under_keys_of_its_curve_only() {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    let pair = EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap();
+    let (x, y) = pair.public_key().as_ref()[1..].split_at(66);
+    let [x, y] = [x, y].map(|number| URL_SAFE_NO_PAD.encode(number));
+    let jwk = json!({"kty": "EC", "crv": "P-521", "alg": "ES512", "kid": "k", "x": x, "y": y});
+    let p256 = SigningKey::new("ES256", "k").jwk;
+    let chain_of = |jwk: &Value| {
+        let keys = json!({"keys": [jwk]}).to_string();
+        chain(json!([{"issuer": "i", "jwks": keys}]))
+    };
+    let token = |claims: &Value| {
+        let header = json!({"alg": "ES512", "kid": "k"});
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        (signed, URL_SAFE_NO_PAD.encode(signature))
+    };
+    let (signed, signature) = token(&claims());
+    let whole = format!("{signed}.{signature}");
+    let context = outcome(&chain_of(&jwk), bearer(&whole)).unwrap();
+    assert_eq!(context.token.unwrap().principal().unwrap(), "i/alice");
+    assert_eq!(refused(&chain_of(&p256), &whole), "Jwt verification fails");
+    let mut others = claims();
+    others["sub"] = "mallory".into();
+    let forged = format!("{}.{signature}", token(&others).0);
+    assert_eq!(refused(&chain_of(&jwk), &forged), "Jwt verification fails");
+    let es256 = SigningKey::new("ES256", "k").token(&claims());
+    let unknown = "Jwks doesn't have key to match kid or alg from Jwt";
+    assert_eq!(refused(&chain_of(&jwk), &es256), unknown);
+}
+
+#[test]
 fn no_token_passes_and_tells_nothing() {
     let key = SigningKey::new("ES256", "k");
     let chain = chain(json!([rule(&key, json!({}))]));

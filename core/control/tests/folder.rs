@@ -466,6 +466,26 @@ fn a_path_that_never_was_there_is_refused() {
 }
 
 #[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let folder = Folder::new();
+    let pipe = folder.path("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for error in [
+        FolderSource::start(std::slice::from_ref(&pipe), Options::default()).err(),
+        check(std::slice::from_ref(&pipe), Options::default()).err(),
+    ] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains("neither a file nor a folder"), "{error}");
+    }
+    // One that takes a file's place later is a finding.
+    folder.write("a.yaml", "");
+    let source = start(&folder.path("a.yaml"));
+    std::fs::rename(&pipe, folder.path("a.yaml")).unwrap();
+    source.until("the pipe is found", |it| it.errors().len() == 1);
+}
+
+#[test]
 fn what_is_named_like_a_manifest_and_is_none_is_a_finding() {
     let folder = Folder::new();
     symlink("nowhere", folder.path("lost.yaml")).unwrap();

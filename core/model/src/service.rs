@@ -104,6 +104,9 @@ pub enum Preference {
     SameZone,
     /// Those of our own node, then those of our own zone.
     SameNode,
+    /// Those that are meant for our zone, where EndpointSlices say so
+    /// (`service.kubernetes.io/topology-mode: Auto`).
+    Hinted,
 }
 
 impl Preference {
@@ -140,20 +143,38 @@ pub struct Endpoint {
     pub workload: Option<Arc<Workload>>,
     /// Zone; empty when unknown.
     pub zone: Arc<str>,
+    /// Node; empty when unknown.
+    pub node: Arc<str>,
+    /// The zones that it is meant for (EndpointSlice: `hints.forZones`); none where nobody says.
+    pub for_zones: Arc<[Arc<str>]>,
+    /// The nodes that it is meant for (`hints.forNodes`); none where nobody says.
+    pub for_nodes: Arc<[Arc<str>]>,
 }
 
 impl Endpoint {
-    /// Whether it runs in our own zone.
+    /// Whether it is meant for our own zone, or runs there where nobody says.
     #[must_use]
     pub fn is_in_zone_of(&self, ours: &Locality) -> bool {
-        !ours.zone.is_empty() && self.zone == ours.zone
+        match self.for_zones.is_empty() {
+            true => !ours.zone.is_empty() && self.zone == ours.zone,
+            false => self.is_hinted_at(ours),
+        }
     }
 
-    /// Whether it runs on our own node.
+    /// Whether somebody says that it is meant for our own zone.
+    #[must_use]
+    pub fn is_hinted_at(&self, ours: &Locality) -> bool {
+        !ours.zone.is_empty() && self.for_zones.contains(&ours.zone)
+    }
+
+    /// Whether it is meant for our own node, or runs there where nobody says.
     #[must_use]
     pub fn is_on_node_of(&self, ours: &Locality) -> bool {
-        let workload = self.workload.as_ref();
-        !ours.node.is_empty() && workload.is_some_and(|workload| workload.node == ours.node)
+        let is_meant = match self.for_nodes.is_empty() {
+            true => self.node == ours.node,
+            false => self.for_nodes.contains(&ours.node),
+        };
+        is_meant && !ours.node.is_empty()
     }
 }
 

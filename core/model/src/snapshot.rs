@@ -249,6 +249,8 @@ pub struct Workloads {
     pub by_address: HashMap<(Arc<str>, IpAddr), Arc<Workload>>,
     /// By identity.
     pub by_identity: HashMap<Identity, Vec<Arc<Workload>>>,
+    /// The zones of nodes, as Node objects say.
+    pub zones: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl Workloads {

@@ -13,8 +13,9 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::resource::{
     AuthorizationPolicy, Broken, BrokenRoute, Content, EndpointSlice, Extension, Gateway,
-    GatewayClass, HttpRoute, Namespace, Origin, Parsed, PeerAuthentication, Pod, ReferenceGrant,
-    RegistryCredentials, RequestAuthentication, Resource, Restriction, Service, ServiceAccount,
+    GatewayClass, HttpRoute, Namespace, Node, Origin, Parsed, PeerAuthentication, Pod,
+    ReferenceGrant, RegistryCredentials, RequestAuthentication, Resource, Restriction, Service,
+    ServiceAccount,
 };
 
 /// All objects in force.
@@ -25,6 +26,7 @@ pub struct Resources {
     pub(crate) services: Shelf<Service>,
     pub(crate) slices: Shelf<EndpointSlice>,
     pub(crate) pods: Shelf<Pod>,
+    pub(crate) nodes: Shelf<Node>,
     pub(crate) accounts: Shelf<ServiceAccount>,
     pub(crate) mesh: Shelf<MeshSettings>,
     pub(crate) classes: Shelf<GatewayClass>,
@@ -136,6 +138,7 @@ impl Resources {
             "Service" => self.services.take(namespace, name, at),
             "EndpointSlice" => self.slices.take(namespace, name, at),
             "Pod" => self.pods.take(namespace, name, at),
+            "Node" => self.nodes.take(namespace, name, at),
             "ServiceAccount" => self.accounts.take(namespace, name, at),
             "ConfigMap" => self.mesh.take(namespace, name, at),
             "GatewayClass" => self.classes.take(namespace, name, at),
@@ -191,6 +194,7 @@ impl Resources {
             Resource::Service(it) => self.services.put(object, it, at),
             Resource::EndpointSlice(it) => self.slices.put(object, it, at),
             Resource::Pod(it) => self.pods.put(object, it, at),
+            Resource::Node(it) => self.nodes.put(object, it, at),
             Resource::ServiceAccount(it) => self.accounts.put(object, it, at),
             Resource::MeshConfig(it) => self.mesh.put(object, it, at),
             Resource::GatewayClass(it) => self.classes.put(object, it, at),

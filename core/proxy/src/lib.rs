@@ -30,6 +30,7 @@ mod refusals;
 mod sandwich;
 mod single;
 mod sniff;
+mod stream;
 mod timers;
 mod tunnel;
 mod upstream;

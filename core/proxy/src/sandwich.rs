@@ -17,7 +17,8 @@ use wayline_model::snapshot::Target;
 use crate::ingress;
 use crate::io::Io;
 use crate::plan::Plan;
-use crate::tunnel::{Stream, prepare, unserved};
+use crate::stream::Stream;
+use crate::tunnel::{prepare, unserved};
 use crate::worker::Worker;
 
 /// Time for the header, which ztunnel writes as soon as it is connected.

@@ -139,7 +139,8 @@ pub(crate) struct RunArgs {
         env = "WAYLINE_STREAM_IDLE_TIMEOUT"
     )]
     pub(crate) stream_idle_timeout: Span,
-    /// The zone this process runs in, for Services whose trafficDistribution prefers what is close.
+    /// The zone this process runs in, for Services whose trafficDistribution prefers what is close; that
+    /// of the Node named by --node unless it is given.
     #[arg(
         long,
         value_name = "ZONE",

@@ -19,7 +19,7 @@ pub(super) struct Token<'t> {
     pub(super) payload: &'t str,
     /// The signature as sent.
     pub(super) signature: &'t str,
-    pub(super) algorithm: Algorithm,
+    pub(super) algorithm: Signed,
     pub(super) kid: Option<String>,
     pub(super) claims: Map<String, Value>,
     /// Seconds since 1970.
@@ -91,9 +91,19 @@ impl<'t> Token<'t> {
     }
 }
 
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Signed {
+    /// As the library knows it.
+    By(Algorithm),
+    /// ECDSA on P-521 with SHA-512, which it does not know.
+    Es512,
+}
+
 /// Signatures under public keys only: what a secret signs is never taken, let alone `none`.
-fn algorithm_of(name: &str) -> Option<Algorithm> {
-    Some(match name {
+pub(super) fn algorithm_of(name: &str) -> Option<Signed> {
+    Some(Signed::By(match name {
+        "ES512" => return Some(Signed::Es512),
         "RS256" => Algorithm::RS256,
         "RS384" => Algorithm::RS384,
         "RS512" => Algorithm::RS512,
@@ -104,7 +114,7 @@ fn algorithm_of(name: &str) -> Option<Algorithm> {
         "ES384" => Algorithm::ES384,
         "EdDSA" => Algorithm::EdDSA,
         _ => return None,
-    })
+    }))
 }
 
 fn object(part: &str, encoding: Refusal, form: Refusal) -> Result<Map<String, Value>, Refusal> {
@@ -207,7 +217,7 @@ mod tests {
     fn a_good_token_keeps_what_was_signed() {
         let text = token(r#"{"alg":"ES256","kid":"k"}"#, r#"{"iss":"i","exp":9}"#);
         let token = Token::parse(&text).unwrap();
-        assert_eq!(token.algorithm, Algorithm::ES256);
+        assert_eq!(token.algorithm, Signed::By(Algorithm::ES256));
         assert_eq!(token.kid.as_deref(), Some("k"));
         assert_eq!((token.issuer(), token.expires), ("i", Some(9)));
         assert_eq!(format!("{}.{}", token.signed, token.signature), text);

@@ -185,10 +185,16 @@ impl Reader {
             return Err(SourceError::Nothing);
         }
         for path in paths {
-            path.metadata().map_err(|error| SourceError::Path {
+            let refused = |reason: String| SourceError::Path {
                 path: path.clone(),
-                reason: scan::plain(&error),
-            })?;
+                reason,
+            };
+            let metadata = path.metadata();
+            let metadata = metadata.map_err(|error| refused(scan::plain(&error)))?;
+            if !metadata.is_file() && !metadata.is_dir() {
+                let reason = "it is neither a file nor a folder; save what it yields to a file";
+                return Err(refused(reason.to_owned()));
+            }
         }
         Ok(Self {
             tree: Tree::new(paths.to_vec()),

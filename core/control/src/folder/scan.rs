@@ -401,6 +401,11 @@ impl Walk {
     fn root(&mut self, root: &Path) {
         match fs::metadata(root) {
             Ok(metadata) if metadata.is_dir() => self.folder(root, inode(&metadata)),
+            Ok(metadata) if !metadata.is_file() => {
+                // Reading it could wait for ever.
+                self.watch_parent(root);
+                self.refuse(root);
+            }
             Ok(metadata) => {
                 self.watch_parent(root);
                 self.file(root.to_owned(), metadata);
@@ -464,12 +469,17 @@ impl Walk {
             }
             self.file(path, metadata);
         } else if is_manifest(&path) {
-            let reason = "this is neither a file nor a folder and is not read";
-            let finding = Finding::error(reason)
-                .at(shown(&path), None)
-                .remedy("put a file in its place, or give it another name");
-            self.findings.push(finding);
+            self.refuse(&path);
         }
+    }
+
+    fn refuse(&mut self, path: &Path) {
+        let reason = "this is neither a file nor a folder and is not read";
+        let finding = Finding::error(reason)
+            .at(shown(path), None)
+            .remedy("put a file in its place, or give it another name");
+        self.findings.push(finding);
+        self.unreadable.push(path.to_owned());
     }
 
     fn file(&mut self, path: PathBuf, metadata: Metadata) {

@@ -44,7 +44,7 @@ pub enum KeyMaterial {
         /// Exponent.
         e: Arc<str>,
     },
-    /// `EC` on P-256 or P-384.
+    /// `EC` on P-256, P-384 or P-521.
     Ec {
         /// The curve.
         curve: EcCurve,
@@ -67,6 +67,8 @@ pub enum EcCurve {
     P256,
     /// NIST P-384, for ES384.
     P384,
+    /// NIST P-521, for ES512.
+    P521,
 }
 
 /// Why a document is no key set. The message never repeats what the document says.
@@ -168,7 +170,15 @@ fn read_key(key: &Value) -> Result<Jwk, &'static str> {
                 },
                 &["ES384"],
             ),
-            _ => return Err("is on a curve other than P-256 and P-384"),
+            Some("P-521") => (
+                KeyMaterial::Ec {
+                    curve: EcCurve::P521,
+                    x: number("x", 66..=66)?,
+                    y: number("y", 66..=66)?,
+                },
+                &["ES512"],
+            ),
+            _ => return Err("is on a curve other than P-256, P-384 and P-521"),
         },
         Some("OKP") if key["crv"] == "Ed25519" => (
             KeyMaterial::Ed25519 {
@@ -222,6 +232,13 @@ mod tests {
             (ec(r#","alg":"HS256""#), false),
             (ec(r#","kid":1"#), false),
             (ec("").replace("P-256", "P-521"), false),
+            (
+                ec("")
+                    .replace("P-256", "P-521")
+                    .replace(&"a".repeat(43), &"a".repeat(88)),
+                true,
+            ),
+            (ec("").replace("P-256", "secp256k1"), false),
             (ec("").replace("aaa", "a=a"), false),
             (rsa(2048, ""), true),
             (rsa(2048, r#","alg":"PS512""#), true),

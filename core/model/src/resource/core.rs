@@ -215,12 +215,12 @@ pub struct SliceEndpoint {
     pub target_ref: Option<TargetRef>,
     /// Its zone.
     pub zone: Option<String>,
-    #[serde(rename = "nodeName")]
-    _node_name: Unread,
+    /// Its node.
+    pub node_name: Option<String>,
+    /// Who should use it.
+    pub hints: Option<EndpointHints>,
     #[serde(rename = "hostname")]
     _hostname: Unread,
-    #[serde(rename = "hints")]
-    _hints: Unread,
     #[serde(rename = "deprecatedTopology")]
     _deprecated_topology: Unread,
 }
@@ -269,6 +269,31 @@ pub struct SlicePort {
     pub protocol: TransportProtocol,
     #[serde(rename = "appProtocol")]
     _app_protocol: Unread,
+}
+
+/// Who should use an endpoint (Kubernetes: EndpointHints).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// Clients of these zones.
+    pub for_zones: Vec<HintedName>,
+    /// Clients on these nodes.
+    pub for_nodes: Vec<HintedName>,
+}
+
+/// A zone or a node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct HintedName {
+    /// Its name.
+    pub name: String,
+}
+
+/// A Node; its labels say in which zone it is.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Node {
+    /// Its metadata.
+    pub metadata: Metadata,
 }
 
 /// A Pod.

@@ -29,7 +29,7 @@ use crate::finding::Finding;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 
-pub use self::core::{EndpointSlice, Namespace, Pod, Service, ServiceAccount};
+pub use self::core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount};
 pub use authentication::{PeerAuthentication, RequestAuthentication};
 pub use broken::{Broken, BrokenRoute};
 pub use extension::Extension;
@@ -92,6 +92,7 @@ pub enum Resource {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     Pod(Arc<Pod>),
+    Node(Arc<Node>),
     ServiceAccount(Arc<ServiceAccount>),
     /// The ConfigMap `istio-system/istio`.
     MeshConfig(Arc<MeshSettings>),
@@ -218,6 +219,7 @@ enum Known {
     Service,
     EndpointSlice,
     Pod,
+    Node,
     ServiceAccount,
     ConfigMap,
     GatewayClass,
@@ -238,6 +240,7 @@ impl Known {
             ("", "Namespace") => Self::Namespace,
             ("", "Service") => Self::Service,
             ("", "Pod") => Self::Pod,
+            ("", "Node") => Self::Node,
             ("", "ServiceAccount") => Self::ServiceAccount,
             ("", "ConfigMap") => Self::ConfigMap,
             ("discovery.k8s.io", "EndpointSlice") => Self::EndpointSlice,
@@ -270,7 +273,7 @@ impl Known {
     }
 
     fn is_cluster_scoped(self) -> bool {
-        matches!(self, Self::Namespace | Self::GatewayClass)
+        matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 
     /// Whether every field is known, so that another one is a finding. Of the others only small
@@ -278,7 +281,7 @@ impl Known {
     fn is_modelled(self) -> bool {
         !matches!(
             self,
-            Self::Namespace | Self::Pod | Self::ServiceAccount | Self::ConfigMap
+            Self::Namespace | Self::Pod | Self::Node | Self::ServiceAccount | Self::ConfigMap
         )
     }
 
@@ -296,6 +299,7 @@ impl Known {
             Self::Service => typed(document, Resource::Service),
             Self::EndpointSlice => typed(document, Resource::EndpointSlice),
             Self::Pod => typed(document, Resource::Pod),
+            Self::Node => typed(document, Resource::Node),
             Self::ServiceAccount => typed(document, Resource::ServiceAccount),
             Self::GatewayClass => typed(document, Resource::GatewayClass),
             Self::Gateway => typed(document, Resource::Gateway),

@@ -13,7 +13,8 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::resource::EndpointSlice;
 use crate::resource::core::{
-    AddressType, IntOrString, ServicePort as WrittenPort, SliceEndpoint, TransportProtocol,
+    AddressType, HintedName, IntOrString, ServicePort as WrittenPort, SliceEndpoint,
+    TransportProtocol,
 };
 use crate::resource::meta::is_subset;
 use crate::service::{Cluster, ClusterId, Endpoint, Preference, Transport};
@@ -249,7 +250,7 @@ impl Builder<'_> {
         let (text, field) = match (annotation, &written.spec.traffic_distribution) {
             (Some(text), _) => (text, format!("metadata.annotations.{ANNOTATION}")),
             (None, Some(text)) => (text, "spec.trafficDistribution".to_owned()),
-            (None, None) => return Preference::Any,
+            (None, None) => return self.topology_mode(),
         };
         Preference::parse(text).unwrap_or_else(|| {
             let service = &self.entry.service;
@@ -262,6 +263,16 @@ impl Builder<'_> {
             );
             Preference::Any
         })
+    }
+
+    /// The older way to ask for what is close: the EndpointSlices then say who should use what.
+    fn topology_mode(&self) -> Preference {
+        const ANNOTATION: &str = "service.kubernetes.io/topology-mode";
+        let annotations = &self.entry.written.metadata.annotations;
+        match annotations.get(ANNOTATION).map(String::as_str) {
+            Some("Auto" | "auto") => Preference::Hinted,
+            _ => Preference::Any,
+        }
     }
 
     fn behind_slices(
@@ -307,12 +318,18 @@ impl Builder<'_> {
                 let workload = pod_of(endpoint, slice, namespace, self.pods)
                     .and_then(|pod| pod.workload.as_ref());
                 let zone = endpoint.zone.as_deref().unwrap_or_default();
-                push(
-                    &mut endpoints,
-                    endpoint_at(self.reach, ip, target, workload, zone),
-                );
+                let mut found = endpoint_at(self.reach, ip, target, workload, zone);
+                if let Some(node) = &endpoint.node_name {
+                    found.node = node.as_str().into();
+                }
+                if let Some(hints) = &endpoint.hints {
+                    found.for_zones = names(&hints.for_zones);
+                    found.for_nodes = names(&hints.for_nodes);
+                }
+                push(&mut endpoints, found);
             }
         }
+        keep_hints_of_all(&mut endpoints);
         let carries = |entry: &EndpointSlice| entry.ports.iter().any(|p| p.name == port.name);
         if !slices.iter().any(|(_, _, entry)| carries(&entry.object)) {
             let service = &self.entry.service;
@@ -348,6 +365,24 @@ impl Builder<'_> {
             }
         }
         endpoints
+    }
+}
+
+fn names(hinted: &[HintedName]) -> Arc<[Arc<str>]> {
+    hinted.iter().map(|it| it.name.as_str().into()).collect()
+}
+
+/// Hints count where every endpoint has some, as in kube-proxy: those of some say nothing about the rest.
+fn keep_hints_of_all(endpoints: &mut [Endpoint]) {
+    if endpoints.iter().any(|it| it.for_zones.is_empty()) {
+        endpoints
+            .iter_mut()
+            .for_each(|it| it.for_zones = Arc::default());
+    }
+    if endpoints.iter().any(|it| it.for_nodes.is_empty()) {
+        endpoints
+            .iter_mut()
+            .for_each(|it| it.for_nodes = Arc::default());
     }
 }
 
@@ -391,6 +426,9 @@ pub(super) fn endpoint_at(
             Some(workload) if zone.is_empty() => Arc::clone(&workload.zone),
             _ => zone.into(),
         },
+        node: workload.map(|it| Arc::clone(&it.node)).unwrap_or_default(),
+        for_zones: Arc::default(),
+        for_nodes: Arc::default(),
         workload: workload.cloned(),
     }
 }

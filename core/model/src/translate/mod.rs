@@ -325,7 +325,7 @@ impl Translator {
         reach: Reach,
     ) -> (Arc<Pods>, Arc<Services>, Arc<Clusters>) {
         let (memos, ids, mesh) = (&mut self.memos, &mut self.ids, &self.mesh);
-        let of_pods = resources.pods.revision();
+        let of_pods = resources.pods.revision().max(resources.nodes.revision());
         let pods = self.pods.step(vec![of_pods], |_| {
             workloads::collect(resources, mesh, &mut memos.workloads)
         });

@@ -73,14 +73,25 @@ impl Pods {
     }
 }
 
-/// Remembered workloads; a name that can stand in no identity is told instead.
-pub(super) type WorkloadMemo = Memo<u64, Result<Arc<Workload>, String>>;
+/// Remembered workloads, by the revisions of Pod and Node; a name that can stand in no identity is told
+/// instead.
+pub(super) type WorkloadMemo = Memo<(u64, u64), Result<Arc<Workload>, String>>;
+
+/// The label of Nodes and Pods that names their zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn collect(resources: &Resources, mesh: &MeshSettings, memo: &mut WorkloadMemo) -> Pods {
     let mut pods = Pods::default();
     for (namespace, name, entry) in resources.pods.iter() {
         let pod = &entry.object;
-        let made = memo.get(entry.revision, |_| workload(pod, namespace, name, mesh));
+        let node = resources.nodes.get("", &pod.spec.node_name);
+        let zone = node.and_then(|node| node.object.metadata.labels.get(ZONE));
+        // 0 is no revision: a Pod whose Node is not known.
+        let of_node = node.map_or(0, |node| node.revision);
+        let made = memo.get((entry.revision, of_node), |_| {
+            let zone = zone.map(String::as_str).unwrap_or_default();
+            workload(pod, (namespace, name), zone, mesh)
+        });
         let workload = match &*made {
             Ok(_) if has_ended(pod) => None,
             Ok(workload) => Some(Arc::clone(workload)),
@@ -100,7 +111,7 @@ pub(super) fn collect(resources: &Resources, mesh: &MeshSettings, memo: &mut Wor
                 .push((Arc::clone(namespace), Arc::clone(name)));
         }
         let entry = PodEntry {
-            revision: entry.revision,
+            revision: entry.revision.max(of_node),
             namespace: Arc::clone(namespace),
             name: Arc::clone(name),
             pod: Arc::clone(pod),
@@ -112,7 +123,9 @@ pub(super) fn collect(resources: &Resources, mesh: &MeshSettings, memo: &mut Wor
             .insert(Arc::clone(name), entry);
     }
     memo.end_round();
-    pods.workloads = Arc::new(index(&pods));
+    let mut workloads = index(&pods);
+    workloads.zones = zones(resources);
+    pods.workloads = Arc::new(workloads);
     pods
 }
 
@@ -144,14 +157,22 @@ fn index(pods: &Pods) -> Workloads {
     workloads
 }
 
+fn zones(resources: &Resources) -> HashMap<Arc<str>, Arc<str>> {
+    let nodes = resources.nodes.iter().filter_map(|(_, name, entry)| {
+        let zone = entry.object.metadata.labels.get(ZONE)?;
+        Some((Arc::clone(name), zone.as_str().into()))
+    });
+    nodes.collect()
+}
+
 fn has_ended(pod: &Pod) -> bool {
     matches!(pod.status.phase.as_str(), "Succeeded" | "Failed")
 }
 
 fn workload(
     pod: &Pod,
-    namespace: &Arc<str>,
-    name: &Arc<str>,
+    (namespace, name): (&Arc<str>, &Arc<str>),
+    zone: &str,
     mesh: &MeshSettings,
 ) -> Result<Arc<Workload>, String> {
     let labels = &pod.metadata.labels;
@@ -188,7 +209,7 @@ fn workload(
         app: label("app").unwrap_or_else(|| "unknown".into()),
         version: label("version").unwrap_or_else(|| "unknown".into()),
         cluster: Arc::clone(&mesh.cluster_id),
-        zone: label("topology.kubernetes.io/zone").unwrap_or_default(),
+        zone: label(ZONE).unwrap_or_else(|| zone.into()),
         ready: is_ready(pod),
     }))
 }

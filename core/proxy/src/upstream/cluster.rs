@@ -20,7 +20,10 @@ pub(crate) struct Upstreams {
     clusters: RefCell<FxHashMap<ClusterId, Rc<ClusterState>>>,
     metrics: Rc<CoreMetrics>,
     random: Random,
-    locality: Locality,
+    /// What we were told.
+    told: Locality,
+    /// What follows with the Nodes of the snapshot in force.
+    locality: RefCell<Locality>,
 }
 
 /// One cluster and its endpoints on this core.
@@ -43,7 +46,8 @@ impl Upstreams {
             clusters: RefCell::default(),
             metrics,
             random: Random::new(),
-            locality,
+            locality: RefCell::new(locality.clone()),
+            told: locality,
         }
     }
 
@@ -68,6 +72,7 @@ impl Upstreams {
 
     /// Takes over what a new snapshot says of the clusters in use.
     pub(crate) fn adopt(&self, snapshot: &Snapshot) {
+        let moved = self.locate(snapshot);
         self.clusters.borrow_mut().retain(|id, state| {
             let Some(cluster) = snapshot.clusters.get(id) else {
                 for endpoint in state.endpoints.borrow().iter() {
@@ -76,6 +81,10 @@ impl Upstreams {
                 return false;
             };
             if Arc::ptr_eq(cluster, &state.cluster.borrow()) {
+                if moved {
+                    let close = self.close(cluster.prefers, &state.endpoints.borrow());
+                    *state.close.borrow_mut() = close;
+                }
                 return true;
             }
             let before = Rc::clone(&state.endpoints.borrow());
@@ -91,6 +100,19 @@ impl Upstreams {
             *state.cluster.borrow_mut() = Arc::clone(cluster);
             true
         });
+    }
+
+    /// Whether we are elsewhere than we thought: our zone is that of our node, unless we were told.
+    fn locate(&self, snapshot: &Snapshot) -> bool {
+        let mut locality = self.told.clone();
+        if locality.zone.is_empty()
+            && let Some(zone) = snapshot.workloads.zones.get(&locality.node)
+        {
+            locality.zone = Arc::clone(zone);
+        }
+        let moved = *self.locality.borrow() != locality;
+        *self.locality.borrow_mut() = locality;
+        moved
     }
 
     /// Drops idle connections that are old or dead.
@@ -167,15 +189,15 @@ impl Upstreams {
 
     /// The groups that a preference makes of endpoints: empty ones and those of all are none.
     fn close(&self, prefers: Preference, endpoints: &Rc<[Rc<EndpointState>]>) -> Close {
+        let locality = self.locality.borrow();
         let group = |fits: fn(&Endpoint, &Locality) -> bool| -> Rc<[Rc<EndpointState>]> {
-            let fitting = endpoints
-                .iter()
-                .filter(|it| fits(&it.endpoint, &self.locality));
+            let fitting = endpoints.iter().filter(|it| fits(&it.endpoint, &locality));
             fitting.map(Rc::clone).collect()
         };
         let groups = match prefers {
             Preference::Any => Vec::new(),
             Preference::SameZone => vec![group(Endpoint::is_in_zone_of)],
+            Preference::Hinted => vec![group(Endpoint::is_hinted_at)],
             Preference::SameNode => {
                 vec![
                     group(Endpoint::is_on_node_of),

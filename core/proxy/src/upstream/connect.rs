@@ -213,6 +213,9 @@ mod tests {
                 transport: Transport::Plain,
                 workload: None,
                 zone: "".into(),
+                node: "".into(),
+                for_zones: Arc::default(),
+                for_nodes: Arc::default(),
             }),
             metrics.intern_workload(WorkloadLabels::unknown(&"c".into())),
         );

@@ -381,6 +381,9 @@ fn clusters() -> HashMap<ClusterId, Arc<Cluster>> {
                 transport,
                 workload: None,
                 zone: "zone-a".into(),
+                node: "".into(),
+                for_zones: Arc::default(),
+                for_nodes: Arc::default(),
             })
         };
         let tunnel = Transport::Hbone {
