@@ -172,8 +172,9 @@ async fn stream(worker: Rc<Worker>, peer: &Peer, connect: Connect) {
         return;
     };
     let connection = Rc::new(connection(&plan, peer, &authority, &target));
+    let is_opaque = target.protocol.is_opaque();
     let stream = Stream::new(worker, plan, connection, target, authority);
-    if stream.target.protocol.is_opaque() {
+    if is_opaque {
         stream.opaque().serve(connect.respond).await;
         return;
     }
