@@ -113,7 +113,10 @@ fn every_family_of_signatures_is_verified() {
         let chain = chain(json!([rule(&key, json!({}))]));
         let token = key.token(&claims());
         let context = outcome(&chain, bearer(&token)).unwrap();
-        assert_eq!(context.token.as_ref().unwrap().principal().unwrap(), "i/alice");
+        assert_eq!(
+            context.token.as_ref().unwrap().principal().unwrap(),
+            "i/alice"
+        );
 
         let mut claims = claims();
         claims["sub"] = "mallory".into();
@@ -155,7 +158,10 @@ fn es512_is_verified_under_keys_of_its_curve_only() {
     let (signed, signature) = token(&claims());
     let whole = format!("{signed}.{signature}");
     let context = outcome(&chain_of(&jwk), bearer(&whole)).unwrap();
-    assert_eq!(context.token.unwrap().principal().unwrap(), "i/alice");
+    assert_eq!(
+        context.token.clone().unwrap().principal().unwrap(),
+        "i/alice"
+    );
     assert_eq!(refused(&chain_of(&p256), &whole), "Jwt verification fails");
     let mut others = claims();
     others["sub"] = "mallory".into();
@@ -269,7 +275,10 @@ fn rules_are_pooled_and_a_token_belongs_to_its_issuer() {
     let token_of_two = two.token(&json!({"iss": "two", "sub": "s"}));
     let in_its_place = Request::get("/").header("x-two", &token_of_two);
     let context = outcome(&chain, in_its_place).unwrap();
-    assert_eq!(context.token.as_ref().unwrap().principal().unwrap(), "two/s");
+    assert_eq!(
+        context.token.as_ref().unwrap().principal().unwrap(),
+        "two/s"
+    );
     // In the other rule's place, or by the other's key though it has the same name.
     assert_eq!(
         refused(&chain, &token_of_two),

@@ -481,7 +481,7 @@ fn a_pipe_is_refused_and_not_waited_for() {
     // One that takes a file's place later is a finding.
     folder.write("a.yaml", "");
     let source = start(&folder.path("a.yaml"));
-    std::fs::rename(&pipe, folder.path("a.yaml")).unwrap();
+    fs::rename(&pipe, folder.path("a.yaml")).unwrap();
     source.until("the pipe is found", |it| it.errors().len() == 1);
 }
 
