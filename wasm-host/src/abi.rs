@@ -153,6 +153,23 @@ pub(crate) const WASI_FUNCTIONS: &[&str] = &[
     "sock_shutdown",
 ];
 
+/// How many functions a host offers, by name.
+pub(crate) const FUNCTIONS: usize = HOST_FUNCTIONS.len() + WASI_FUNCTIONS.len();
+
+/// The number of a function that is offered, below [`FUNCTIONS`].
+pub(crate) fn number_of(module: &str, name: &str) -> Option<usize> {
+    let position = |names: &[&str]| names.iter().position(|known| *known == name);
+    if module == HOST {
+        return position(HOST_FUNCTIONS);
+    }
+    Some(HOST_FUNCTIONS.len() + position(WASI_FUNCTIONS)?)
+}
+
+/// Their names, by number.
+pub(crate) fn functions() -> impl Iterator<Item = &'static str> {
+    HOST_FUNCTIONS.iter().chain(WASI_FUNCTIONS).copied()
+}
+
 /// What a host calls when something happens; each is optional.
 pub(crate) const CALLBACKS: &[&str] = &[
     "envoy_on_resolve_dns",

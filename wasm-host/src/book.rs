@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use wayline_model::defence::stands;
 use wayline_telemetry::Throttle;
 
+use crate::abi::FUNCTIONS;
 use crate::callbacks::Callback;
 use crate::fault::TrapKind;
 use crate::metrics::Metrics;
@@ -46,9 +47,19 @@ struct Ledger {
 pub(crate) struct CoreBook {
     calls: [AtomicU64; Callback::ALL.len()],
     nanoseconds: [AtomicU64; Callback::ALL.len()],
+    host_calls: HostCalls,
     started: [AtomicU64; Origin::ALL.len()],
     ended: AtomicU64,
     memory: AtomicU64,
+}
+
+/// Calls of host functions, by number.
+struct HostCalls([AtomicU64; FUNCTIONS]);
+
+impl Default for HostCalls {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
 }
 
 /// The book of a core as long as the core has the plugin.
@@ -78,10 +89,11 @@ impl Origin {
 }
 
 /// Sums over cores.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Totals {
     pub(crate) calls: [u64; Callback::ALL.len()],
     pub(crate) nanoseconds: [u64; Callback::ALL.len()],
+    pub(crate) host_calls: [u64; FUNCTIONS],
     pub(crate) started: [u64; Origin::ALL.len()],
     pub(crate) memory: u64,
     pub(crate) instances: u64,
@@ -251,6 +263,13 @@ impl CoreBook {
         add(&self.calls[callback as usize], 1);
     }
 
+    /// A module called a host function.
+    pub(crate) fn host_call(&self, number: usize) {
+        if let Some(calls) = self.host_calls.0.get(number) {
+            add(calls, 1);
+        }
+    }
+
     /// One call in [`SAMPLED`] took so long.
     pub(crate) fn took(&self, callback: Callback, time: Duration, weight: u64) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -279,11 +298,27 @@ impl CoreBook {
 /// One call in so many is timed, and counts for all of them.
 pub(crate) const SAMPLED: u64 = 16;
 
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            calls: Default::default(),
+            nanoseconds: Default::default(),
+            host_calls: [0; FUNCTIONS],
+            started: Default::default(),
+            memory: 0,
+            instances: 0,
+        }
+    }
+}
+
 impl Totals {
     fn add(&mut self, book: &CoreBook) {
         for index in 0..Callback::ALL.len() {
             self.calls[index] += book.calls[index].load(Ordering::Relaxed);
             self.nanoseconds[index] += book.nanoseconds[index].load(Ordering::Relaxed);
+        }
+        for (total, calls) in self.host_calls.iter_mut().zip(&book.host_calls.0) {
+            *total += calls.load(Ordering::Relaxed);
         }
         let mut started = 0;
         for origin in Origin::ALL {

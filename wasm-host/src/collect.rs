@@ -8,6 +8,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Sample, MetricFamily, MetricType,
 };
 
+use crate::abi::functions;
 use crate::book::{CalloutResult, Origin, PluginBook};
 use crate::callbacks::Callback;
 use crate::fault::TrapKind;
@@ -30,6 +31,10 @@ const CALLS: About = (
 const SECONDS: About = (
     "wayline_wasm_callback_seconds_total",
     "Time in callbacks of Wasm plugins, estimated from one call in sixteen.",
+);
+const HOST_CALLS: About = (
+    "wayline_wasm_host_calls_total",
+    "Functions of the host called by Wasm plugins.",
 );
 const TRAPS: About = (
     "wayline_wasm_traps_total",
@@ -61,9 +66,10 @@ const QUARANTINE: About = (
     "1 while new streams of a Wasm plugin run on a thread of its own, because it overran its budget.",
 );
 
-const ALL: [About; 10] = [
+const ALL: [About; 11] = [
     CALLS,
     SECONDS,
+    HOST_CALLS,
     TRAPS,
     STREAMS,
     CALLOUTS,
@@ -169,6 +175,11 @@ fn own(book: &PluginBook, families: &mut Families) {
         let seconds = totals.nanoseconds[*callback as usize] as f64 / 1e9;
         families.counter(CALLS, with("callback", callback.name()), calls as f64);
         families.counter(SECONDS, with("callback", callback.name()), seconds);
+    }
+    for (function, calls) in functions().zip(totals.host_calls) {
+        if calls > 0 {
+            families.counter(HOST_CALLS, with("function", function), calls as f64);
+        }
     }
     for kind in TrapKind::ALL {
         families.counter(TRAPS, with("kind", kind.name()), book.traps(kind) as f64);

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::{
-    Caller, Engine, ExternType, FuncType, InstancePre, IntoFunc, Linker, Module, Val, ValType,
+    Caller, Engine, ExternType, FuncType, InstancePre, Linker, Module, Val, ValType, WasmRet,
+    WasmTy,
 };
 
-use crate::abi::{HOST, WASI};
+use crate::abi::{HOST, WASI, number_of};
 use crate::error::LoadError;
 use crate::state::State;
 use crate::status::{Answer, Status, code};
@@ -85,18 +86,16 @@ type Types = (Vec<char>, Vec<char>);
 
 impl Table {
     /// Offers a function to modules.
-    fn offer<M, P, R, F>(
+    fn offer<M, F: Typed<M>>(
         &mut self,
         module: &'static str,
         name: &'static str,
         function: F,
-    ) -> wasmtime::Result<()>
-    where
-        F: IntoFunc<State, P, R> + Typed<M>,
-    {
+    ) -> wasmtime::Result<()> {
+        let number = number_of(module, name)
+            .ok_or_else(|| wasmtime::Error::msg(format!("{module}.{name} is not in the list")))?;
         self.offered.push((module, name, F::types()));
-        self.linker.func_wrap(module, name, function)?;
-        Ok(())
+        function.link(&mut self.linker, (module, name), number)
     }
 
     fn offers(&self, module: &str, name: &str, wanted: &FuncType) -> bool {
@@ -175,9 +174,16 @@ fn kind_of(kind: &ValType) -> char {
     }
 }
 
-/// Functions whose types can be told before there is a store.
+/// Functions whose types can be told before there is a store, and whose calls are counted.
 trait Typed<M> {
     fn types() -> Types;
+
+    fn link(
+        self,
+        linker: &mut Linker<State>,
+        name: (&str, &str),
+        number: usize,
+    ) -> wasmtime::Result<()>;
 }
 
 /// What a host function takes or answers.
@@ -219,12 +225,27 @@ macro_rules! typed {
     ($($input:ident)*) => {
         impl<F, R, $($input),*> Typed<(R, $($input,)*)> for F
         where
-            F: Fn(Caller<'_, State>, $($input),*) -> R,
-            R: Kind,
-            $($input: Kind,)*
+            F: Fn(Caller<'_, State>, $($input),*) -> R + Send + Sync + 'static,
+            R: Kind + WasmRet,
+            $($input: Kind + WasmTy,)*
         {
             fn types() -> Types {
                 ([$($input::kinds(),)* Vec::new()].concat(), R::kinds())
+            }
+
+            #[allow(non_snake_case, reason = "a parameter has the name of its type")]
+            fn link(
+                self,
+                linker: &mut Linker<State>,
+                (module, name): (&str, &str),
+                number: usize,
+            ) -> wasmtime::Result<()> {
+                let counted = move |caller: Caller<'_, State>, $($input: $input),*| {
+                    caller.data().tally.host_call(number);
+                    self(caller, $($input),*)
+                };
+                linker.func_wrap(module, name, counted)?;
+                Ok(())
             }
         }
     };

@@ -1,6 +1,8 @@
 //! What is counted about plugins and their modules.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 use wayline_model::plugin::{Plugin, Verdict};
 
 use super::LoadFailure;
@@ -11,6 +13,7 @@ pub struct ManagerMetrics {
     conversions: IntCounterVec,
     fetches: IntCounterVec,
     states: IntGaugeVec,
+    durations: Histogram,
 }
 
 impl ManagerMetrics {
@@ -40,6 +43,13 @@ impl ManagerMetrics {
             ),
             &["plugin", "state"],
         )?;
+        let durations = HistogramOpts::new(
+            "wasm_config_conversion_duration",
+            "How long attempts to make a plugin ready took, in milliseconds.",
+        )
+        .buckets(vec![50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4]);
+        let durations = Histogram::with_opts(durations)?;
+        registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(conversions.clone()))?;
         registry.register(Box::new(fetches.clone()))?;
         registry.register(Box::new(states.clone()))?;
@@ -47,7 +57,13 @@ impl ManagerMetrics {
             conversions,
             fetches,
             states,
+            durations,
         })
+    }
+
+    /// One attempt took so long.
+    pub(super) fn took(&self, time: Duration) {
+        self.durations.observe(time.as_secs_f64() * 1e3);
     }
 
     pub(super) fn loaded(&self, outcome: Result<(), &LoadFailure>) {

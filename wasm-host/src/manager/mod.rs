@@ -145,6 +145,7 @@ pub async fn manage<L: Load>(
         tools: Arc::new(tend::Tools {
             loader,
             settings,
+            metrics: metrics.clone(),
             started_at_once: Semaphore::new(settings.parallel.max(1)),
             news,
         }),

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use wayline_model::plugin::{ModuleSource, Plugin, PluginKey, PullPolicy};
 
-use super::{Load, LoadFailure, ManagerSettings};
+use super::{Load, LoadFailure, ManagerMetrics, ManagerSettings};
 
 /// What came of one attempt.
 pub(super) type News<M> = (PluginKey, Result<Good<M>, LoadFailure>);
@@ -28,6 +28,7 @@ pub(super) enum Good<M> {
 pub(super) struct Tools<L: Load> {
     pub(super) loader: Arc<L>,
     pub(super) settings: ManagerSettings,
+    pub(super) metrics: ManagerMetrics,
     pub(super) started_at_once: Semaphore,
     pub(super) news: mpsc::UnboundedSender<News<L::Module>>,
 }
@@ -40,7 +41,9 @@ pub(super) async fn tend<L: Load>(tools: Arc<Tools<L>>, plugin: Arc<Plugin>) {
     let mut failures = 0;
     loop {
         let stamp = Stamp::of(source);
+        let begin = Instant::now();
         let outcome = load(&tools, &plugin, known.as_ref()).await;
+        tools.metrics.took(begin.elapsed());
         if let Ok(Good::New { digest, .. }) = &outcome {
             known = Some(Arc::clone(digest));
         }

@@ -11,6 +11,7 @@ mod compile;
 mod digest;
 mod error;
 mod flights;
+mod metrics;
 mod oci;
 mod source;
 mod unpack;
@@ -29,6 +30,7 @@ use wayline_model::plugin::ModuleSource;
 use self::cache::{Cache, Kind, Sealed};
 use self::compile::Failure;
 use self::flights::Flights;
+use self::metrics::{CodeSource, ModuleMetrics};
 use crate::engine::Engine;
 use crate::inspect::{Inspection, inspect};
 use crate::trusted::Artifact;
@@ -176,6 +178,7 @@ struct Shared {
     flights: Flights,
     known: Mutex<Known>,
     purged: Mutex<Option<Instant>>,
+    metrics: Result<ModuleMetrics, String>,
 }
 
 /// What is in memory.
@@ -212,7 +215,19 @@ impl Modules {
                 flights: Flights::default(),
                 known: Mutex::default(),
                 purged: Mutex::default(),
+                metrics: ModuleMetrics::new().map_err(|error| error.to_string()),
             }),
+        }
+    }
+
+    /// Shows what is counted about modules.
+    ///
+    /// # Errors
+    /// Where something else has one of the names: a fault of the program.
+    pub fn register(&self, registry: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        match &self.shared.metrics {
+            Ok(metrics) => metrics.register(registry),
+            Err(reason) => Err(prometheus::Error::Msg(reason.clone())),
         }
     }
 
@@ -229,6 +244,7 @@ impl Modules {
         let flight = shared.flights.of(source::key(source));
         let _turn = flight.lock().await;
         let found = source::bytes_of(shared, source).await?;
+        shared.count(|metrics| metrics.looked_up(found.origin));
         let compiled = shared.compiled(&source.url, &found).await?;
         Ok(Arc::new(Compiled {
             manifest: found.manifest,
@@ -254,6 +270,7 @@ impl Shared {
         let flight = self.flights.of(found.digest.0);
         let _turn = flight.lock().await;
         if let Some(compiled) = self.running(found.digest) {
+            self.count(|metrics| metrics.code(CodeSource::Memory));
             return Ok(compiled);
         }
         if let Some(reason) = self.known().refused.get(&found.digest) {
@@ -282,19 +299,34 @@ impl Shared {
         let compiled = match kept {
             Some(code) => {
                 drop(permit);
+                self.count(|metrics| metrics.code(CodeSource::Disk));
                 let inspection = inspected(&url, &module)?;
                 Compiled::new(digest, inspection, code, None)
             }
             None => {
                 let _permit = permit.await;
-                blocking(move || shared.compile(&url, digest, &module, &name)).await?
+                self.count(|metrics| metrics.code(CodeSource::Compiler));
+                blocking(move || {
+                    let begin = Instant::now();
+                    let outcome = shared.compile(&url, digest, &module, &name);
+                    shared.count(|metrics| metrics.compiled(&outcome, begin.elapsed()));
+                    outcome
+                })
+                .await?
             }
         };
         let compiled = Arc::new(compiled);
         let mut known = self.known();
         known.modules.retain(|_, it| it.strong_count() > 0);
         known.modules.insert(digest, Arc::downgrade(&compiled));
+        self.count(|metrics| metrics.in_use(known.modules.len()));
         Ok(compiled)
+    }
+
+    fn count(&self, count: impl FnOnce(&ModuleMetrics)) {
+        if let Ok(metrics) = &self.metrics {
+            count(metrics);
+        }
     }
 
     fn running(&self, digest: Digest) -> Option<Arc<Compiled>> {
@@ -372,6 +404,7 @@ impl Shared {
         let (running, notes) = {
             let mut known = self.known();
             known.modules.retain(|_, it| it.strong_count() > 0);
+            self.count(|metrics| metrics.in_use(known.modules.len()));
             let running: Vec<Digest> = known.modules.keys().copied().collect();
             known.noted.retain(|_, digest| running.contains(digest));
             let notes: Vec<String> = known.noted.keys().cloned().collect();

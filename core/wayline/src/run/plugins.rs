@@ -19,7 +19,9 @@ pub(super) fn start(
     hub: &Arc<MetricsHub>,
 ) -> Result<PluginSource, Failure> {
     let shelf = Arc::new(Shelf::default());
-    let loader = PluginLoader::new(Modules::new(modules), host, Arc::clone(hub));
+    let modules = Modules::new(modules);
+    modules.register(hub.registry()).map_err(Failure::new)?;
+    let loader = PluginLoader::new(modules, host, Arc::clone(hub));
     let verdicts = source.verdicts();
     let metrics = ManagerMetrics::register(hub.registry()).map_err(Failure::new)?;
     wayline_wasm_host::start(
