@@ -20,6 +20,7 @@ mod budget;
 mod callbacks;
 mod callouts;
 mod canary;
+mod certificate;
 mod collect;
 mod control;
 mod engine;

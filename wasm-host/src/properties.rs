@@ -12,6 +12,7 @@ use http::{HeaderMap, Version};
 use wayline_chain::Connection;
 use wayline_model::workload::Workload;
 
+use crate::certificate;
 use crate::headers::{self, scheme};
 use crate::pairs;
 use crate::place::Place;
@@ -121,6 +122,7 @@ fn of_exchange(state: &State, first: &str, rest: &[&str], out: &mut Out<'_>) -> 
         ("connection", [name]) => of_connection(state, connection, name, out),
         ("source", [name]) => source(connection, name, out),
         ("destination", [name]) => address(destination(connection), name, out),
+        ("connection_id", []) => of_connection(state, connection, "id", out),
         ("upstream", ["request_attempt_count"]) => out.int(routed?.attempts.into()),
         ("upstream", [name]) => address(routed?.address?, name, out),
         ("route_name", []) | ("xds", ["route_name"]) => out.text(&routed?.route),
@@ -200,8 +202,17 @@ fn response(
     rest: &[&str],
     out: &mut Out<'_>,
 ) -> Option<()> {
-    if let ("code_details", []) = (name, rest) {
-        return out.text(exchange.context.details.as_ref()?);
+    match (name, rest) {
+        ("code_details", []) => return out.text(exchange.context.details.as_ref()?),
+        ("flags", []) => return out.int(exchange.context.flags.into()),
+        ("backend_latency", []) => {
+            exchange.bytes?;
+            let routed = exchange.context.routed.as_ref()?;
+            routed.address?;
+            let took = routed.since.elapsed().as_nanos();
+            return out.int(i64::try_from(took).ok()?);
+        }
+        _ => {}
     }
     let head = exchange.context.response.as_ref()?;
     let size = || {
@@ -281,7 +292,15 @@ fn of_connection(
     name: &str,
     out: &mut Out<'_>,
 ) -> Option<()> {
+    let held = connection.certificate.as_deref();
     match name {
+        "id" => out.int(connection.id.cast_signed()),
+        // The mesh speaks no other.
+        "tls_version" if connection.mutual_tls => out.text("TLSv1.3"),
+        "subject_peer_certificate" => out.text(&certificate::subject(held?)?),
+        "dns_san_peer_certificate" => out.text(&certificate::dns_name(held?)?),
+        "sha256_peer_certificate_digest" => out.text(&certificate::digest(held?)),
+        "peer_certificate" => out.text(&certificate::pem(held?)),
         "mtls" => out.bool(connection.mutual_tls),
         "requested_server_name" => out.text(connection.sni.as_ref()?),
         "uri_san_peer_certificate" => out.text(connection.identity.as_ref()?.uri()),
@@ -344,6 +363,8 @@ fn node(place: &Place, path: &[&str], out: &mut Out<'_>) -> Option<()> {
             "waypoint~{}.{}~{}.svc",
             proxy.name, proxy.namespace, proxy.namespace
         )),
+        ["user_agent_name"] => out.text("wayline"),
+        ["user_agent_version"] => out.text(env!("CARGO_PKG_VERSION")),
         ["cluster"] => out.text(&format!("{}.{}", proxy.name, proxy.namespace)),
         ["metadata", name] => out.text(match *name {
             "NAME" | "WORKLOAD_NAME" => &proxy.name,

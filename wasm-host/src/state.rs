@@ -188,6 +188,8 @@ impl Exchange {
             destination_port: 0,
             sni: None,
             mutual_tls: false,
+            certificate: None,
+            id: 0,
         };
         Ok(Self {
             owner: 0,

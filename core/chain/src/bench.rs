@@ -98,6 +98,8 @@ impl Request {
                 destination_port: 80,
                 sni: None,
                 mutual_tls: true,
+                certificate: None,
+                id: 1,
             },
             body: false,
         }

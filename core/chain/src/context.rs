@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use wayline_model::authentication::VerifiedToken;
@@ -35,6 +37,18 @@ pub struct Connection {
     pub sni: Option<Arc<str>>,
     /// Whether the peer spoke mTLS.
     pub mutual_tls: bool,
+    /// The peer's certificate, DER.
+    pub certificate: Option<Arc<[u8]>>,
+    /// Tells it apart from all other connections of this process: see [`Connection::next_id`].
+    pub id: u64,
+}
+
+impl Connection {
+    /// A number that no connection of this process has had, from 1.
+    pub fn next_id() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 /// One exchange. As wide as a pointer: plugins are lent it at each callback, by swapping it into their
@@ -74,6 +88,9 @@ pub struct RequestFacts {
     pub token: Option<Rc<VerifiedToken>>,
     /// Where the request went, once it was routed.
     pub routed: Option<Routed>,
+    /// Envoy's response flags as far as they are known when the response head goes out; bits as Envoy
+    /// counts them.
+    pub flags: u32,
     /// What filters tell each other, by name (Envoy's filter state).
     pub filter_state: Vec<(Box<[u8]>, Bytes)>,
 }
@@ -89,6 +106,8 @@ pub struct Routed {
     pub address: Option<SocketAddr>,
     /// How many attempts there were.
     pub attempts: u32,
+    /// When it went there.
+    pub since: Instant,
 }
 
 impl RequestContext {
@@ -110,6 +129,7 @@ impl RequestContext {
             admitted_to: None,
             token: None,
             routed: None,
+            flags: 0,
             filter_state: Vec::new(),
         }))
     }

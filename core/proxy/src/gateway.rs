@@ -41,6 +41,8 @@ pub(crate) async fn serve(
         destination_port: key.port(),
         sni: None,
         mutual_tls: false,
+        certificate: None,
+        id: Connection::next_id(),
     });
     let peer = worker
         .metrics

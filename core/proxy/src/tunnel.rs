@@ -88,6 +88,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
         worker: Rc::clone(&worker),
         peer: Rc::new(Peer {
             identity: accepted.peer,
+            certificate: accepted.peer_certificate,
             source,
             local,
         }),
@@ -131,6 +132,7 @@ pub(crate) fn prepare(stream: StdTcpStream) -> std::io::Result<TcpStream> {
 
 struct Peer {
     identity: Identity,
+    certificate: Arc<[u8]>,
     source: SocketAddr,
     local: SocketAddr,
 }
@@ -207,6 +209,8 @@ fn connection(
         destination_port: target.port,
         sni: None,
         mutual_tls: true,
+        certificate: Some(Arc::clone(&peer.certificate)),
+        id: Connection::next_id(),
     }
 }
 

@@ -189,8 +189,9 @@ impl ResponseFlags {
             .filter(move |flag| self.contains(*flag))
     }
 
-    /// The set as a number, for keys.
-    pub(crate) fn bits(self) -> u32 {
+    /// The set as a number, with Envoy's bits.
+    #[must_use]
+    pub fn bits(self) -> u32 {
         self.0
     }
 }

@@ -29,6 +29,8 @@ pub struct Accepted {
     pub io: ServerStream,
     /// Who the peer is: the only URI name of its certificate.
     pub peer: Identity,
+    /// The peer's certificate, DER.
+    pub peer_certificate: Arc<[u8]>,
     /// When the peer's certificate ends; later streams on a long connection may be judged by it.
     pub peer_not_after: SystemTime,
     /// For [`CertificateStore::taken_back`].
@@ -70,9 +72,11 @@ pub async fn accept(
     let leaf = leaf(session.peer_certificates())?;
     let peer = identity_of(leaf)?;
     let peer_not_after = not_after_of(leaf).unwrap_or(SystemTime::UNIX_EPOCH);
+    let peer_certificate = Arc::from(leaf.as_ref());
     Ok(Accepted {
         io: ServerStream(stream),
         peer,
+        peer_certificate,
         peer_not_after,
         peer_chain,
     })

@@ -229,6 +229,7 @@ async fn each_plugin_gets_its_verdict_and_none_waits_for_another() {
         "wayline_wasm_plugin_state{plugin=\"shop.slow\",state=\"pending\"} 1",
         "wasm_remote_fetch_count{result=\"download_failure\"} 1",
         "wasm_config_conversion_count{result=\"start_failure\"} 1",
+        "wasm_config_conversion_duration_count 3",
     ] {
         assert!(states.contains(line), "{states}");
     }

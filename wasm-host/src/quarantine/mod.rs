@@ -130,6 +130,7 @@ struct Facts {
     made_trailers: Option<HeaderMap>,
     token: Option<VerifiedToken>,
     routed: Option<Routed>,
+    flags: u32,
     filter_state: Vec<(Box<[u8]>, Bytes)>,
 }
 
@@ -224,6 +225,7 @@ impl Facts {
             made_trailers: context.made_trailers.clone(),
             token: context.token.as_deref().cloned(),
             routed: context.routed.clone(),
+            flags: context.flags,
             filter_state: context.filter_state.clone(),
         }
     }

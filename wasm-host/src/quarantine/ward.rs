@@ -297,6 +297,7 @@ fn context_of(facts: Facts) -> RequestContext {
     context.made_trailers = facts.made_trailers;
     context.token = facts.token.map(Rc::new);
     context.routed = facts.routed;
+    context.flags = facts.flags;
     context.filter_state = facts.filter_state;
     context
 }

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use wayline_chain::Routed;
 use wayline_chain::bench::{Bench, Head, Request};
 use wayline_telemetry::{MetricsHub, MetricsSettings};
 
@@ -77,6 +80,98 @@ fn properties_are_what_envoy_calls_them_in_its_encodings() {
     ] {
         assert_eq!(value(unknown), Err(201), "{unknown}");
     }
+}
+
+/// Of `O=Shop, Inc, CN=cart`, with the names `spiffe://cluster.local/ns/shop/sa/cart`, `cart.shop` and
+/// `other`.
+const CERTIFICATE: &str = "\
+    MIIB5DCCAYqgAwIBAgIUWciUWQMeHt5lAG54yjKnCqSrGyYwCgYIKoZIzj0EAwIwIzESMBAGA1UECgwJU2hvcCwgSW\
+    5jMQ0wCwYDVQQDDARjYXJ0MCAXDTI2MTEyMDIzMjMyOFoYDzIxMjYxMDI3MjMyMzI4WjAjMRIwEAYDVQQKDAlTaG9w\
+    LCBJbmMxDTALBgNVBAMMBGNhcnQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASE20tvREeFKVCG/1hmIK5AC9YP5X\
+    dlUGAaLZsFBkvcjL34I4vk3ObEFh5CO9j/B27GSm2FlOTa9NOZ2eYs6aBEo4GZMIGWMB0GA1UdDgQWBBQXcWpdac8D\
+    X1EIt5POrmqQDL/ufDAfBgNVHSMEGDAWgBQXcWpdac8DX1EIt5POrmqQDL/ufDAPBgNVHRMBAf8EBTADAQH/MEMGA1\
+    UdEQQ8MDqGJnNwaWZmZTovL2NsdXN0ZXIubG9jYWwvbnMvc2hvcC9zYS9jYXJ0ggljYXJ0LnNob3CCBW90aGVyMAoG\
+    CCqGSM49BAMCA0gAMEUCIGj04GkpZGaWOqUU5kFXaHCqpiO0mzNzincwr7Ui1zBcAiEAtwLoJVq6UNVjTdMufcwlYz\
+    4XFRPfrfOpA0zrPoFhpI8=";
+
+#[test]
+fn what_is_told_of_a_peers_certificate() {
+    let request = || {
+        Request::get("/")
+            .identity("spiffe://cluster.local/ns/shop/sa/cart")
+            .connection(|connection| {
+                connection.certificate = Some(BASE64_STANDARD.decode(CERTIFICATE).unwrap().into());
+                connection.id = 77;
+            })
+    };
+    let text = |path: &str| String::from_utf8(property(path, request()).unwrap()).unwrap();
+    assert_eq!(text("connection.tls_version"), "TLSv1.3");
+    let subject = "CN=cart,O=Shop\\, Inc";
+    assert_eq!(text("connection.subject_peer_certificate"), subject);
+    assert_eq!(text("connection.dns_san_peer_certificate"), "cart.shop");
+    assert_eq!(
+        text("connection.sha256_peer_certificate_digest"),
+        "471d28b7e3564b90cc0e5e7f50a0fe8bab02dfe0345acc9e8a493dab23f6afa8"
+    );
+    let pem = text("connection.peer_certificate");
+    assert!(pem.starts_with("-----BEGIN%20CERTIFICATE-----%0AMIIB5DCCAYqgAwIBAgIUWciUWQMeHt5lAG54yjKnCqSrGyYwCgYIKoZIzj0EAwIw%0A"), "{pem}");
+    assert!(pem.ends_with("A0zrPoFhpI8%3D%0A-----END%20CERTIFICATE-----%0A"), "{pem}");
+    for path in ["connection.id", "connection_id"] {
+        assert_eq!(property(path, request()), Ok(77_u64.to_le_bytes().to_vec()));
+    }
+
+    let plain = || {
+        Request::get("/").connection(|connection| {
+            connection.mutual_tls = false;
+        })
+    };
+    for absent in [
+        "connection.tls_version",
+        "connection.subject_peer_certificate",
+        "connection.dns_san_peer_certificate",
+        "connection.sha256_peer_certificate_digest",
+        "connection.peer_certificate",
+    ] {
+        assert_eq!(property(absent, plain()), Err(201), "{absent}");
+    }
+    assert_eq!(property("response.flags", plain()), Ok(vec![0; 8]));
+    assert_eq!(property("response.backend_latency", plain()), Err(201));
+}
+
+#[test]
+fn a_log_callback_reads_flags_and_how_long_the_backend_took() {
+    let stage = Stage::of(&guest(
+        r#"(data (i32.const 512) "response\00flagsresponse\00backend_latency")
+        (func $ask (param i32 i32)
+          (call $note (i32.add (i32.const 48) (call $get_property
+            (local.get 0) (local.get 1) (i32.const 64) (i32.const 68)))))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+          (call $ask (i32.const 526) (i32.const 24))
+          (i32.const 0))
+        (func (export "proxy_on_log") (param i32)
+          (call $ask (i32.const 512) (i32.const 14))
+          (call $note (i32.add (i32.const 48) (i32.load8_u (i32.load (i32.const 64)))))
+          (call $ask (i32.const 526) (i32.const 24))
+          (call $note (i32.add (i32.const 48) (i32.load (i32.const 68))))
+          (call $note (select (i32.const 62) (i32.const 60)
+            (i64.gt_s (i64.load (i32.load (i32.const 64))) (i64.const 1000000000))))
+          (drop (call $call)))"#,
+    ));
+    let mut bench = Bench::start(&stage.chain, Request::get("/"));
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    bench.context(|context| {
+        context.flags = 4;
+        context.routed = Some(Routed {
+            route: "r".into(),
+            cluster: "c".into(),
+            address: Some(([192, 0, 2, 9], 80).into()),
+            attempts: 1,
+            since: Instant::now() - Duration::from_secs(2),
+        });
+    });
+    drop(bench);
+    // Not known at first; then status 0 and flag 4, status 0, eight bytes and more than a second.
+    assert_eq!(stage.world.bodies(), ["1040\u{38}>"]);
 }
 
 #[test]
@@ -186,6 +281,7 @@ fn what_plugins_count_is_scraped_with_what_is_counted_about_them() {
         "my_time_bucket{plugin=\"default.guest\",le=\"10\"} 2",
         "my_time_sum{plugin=\"default.guest\"} 14",
         "wayline_wasm_calls_total{callback=\"proxy_on_request_headers\",plugin=\"default.guest\"} 2",
+        "wayline_wasm_host_calls_total{function=\"proxy_increment_metric\",plugin=\"default.guest\"}",
         "wayline_wasm_instances{plugin=\"default.guest\"} 1",
         "wayline_wasm_traps_total{kind=\"budget\",plugin=\"default.guest\"} 0",
     ] {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -283,7 +284,7 @@ async fn filtered(
     };
     if let Some(reply) = refused {
         let reply = book.local(reply, ResponseFlags::NONE);
-        return finish(run.reply::<UpstreamBody>(reply).await, book);
+        return answer_here(&run, reply, book).await;
     }
     let (request, admitted_to) =
         run.with_context(|context| (context.request().clone(), context.admitted_to.take()));
@@ -304,17 +305,28 @@ async fn filtered(
             run.with_context(|context| answered(context, book));
             finish(run.respond(response).await, book)
         }
-        Ok(Err(reply)) => finish(run.reply::<UpstreamBody>(reply).await, book),
+        Ok(Err(reply)) => answer_here(&run, reply, book).await,
         Err(Interrupt::Reply(reply)) => {
             let reply = book.local(reply, ResponseFlags::NONE);
-            finish(run.reply::<UpstreamBody>(reply).await, book)
+            answer_here(&run, reply, book).await
         }
         Err(Interrupt::Reset(details)) => Err(cut(book, details)),
     }
 }
 
+/// Takes an answer made here back through the filters.
+async fn answer_here(
+    run: &wayline_chain::ChainRun,
+    reply: LocalReply,
+    book: &mut Book,
+) -> Result<Answer, Cut> {
+    run.with_context(|context| context.flags = book.flags.bits());
+    finish(run.reply::<UpstreamBody>(reply).await, book)
+}
+
 /// Tells filters who answered.
 fn answered(context: &mut RequestContext, book: &Book) {
+    context.flags = book.flags.bits();
     if let Some(routed) = &mut context.routed {
         let endpoint = book.attempts.endpoint.as_ref();
         routed.address = endpoint.map(|endpoint| endpoint.endpoint.address);
@@ -402,6 +414,7 @@ impl Forwarding {
             cluster: Arc::clone(&self.cluster.cluster().name),
             address: None,
             attempts: 0,
+            since: Instant::now(),
         }
     }
 }

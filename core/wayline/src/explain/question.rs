@@ -132,6 +132,8 @@ impl Question {
             destination_port,
             sni: None,
             mutual_tls: caller.identity.is_some(),
+            certificate: None,
+            id: Connection::next_id(),
         }
     }
 }
