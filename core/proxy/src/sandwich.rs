@@ -105,6 +105,8 @@ fn connection(plan: &Plan, header: ProxyHeader, target: &Target) -> Connection {
         destination_port: target.port,
         sni: None,
         mutual_tls: header.identity.is_some(),
+        certificate: None,
+        id: Connection::next_id(),
         identity: header.identity,
     }
 }
