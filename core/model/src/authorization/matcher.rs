@@ -195,7 +195,29 @@ impl<'a> Subject<'a> {
     }
 }
 
+impl CompiledRule {
+    /// Whether it asks for what only a request shows.
+    pub(super) fn asks_for_request(&self) -> bool {
+        let clauses = self.from.iter().chain(&self.to).chain([&self.when]);
+        let mut tests = clauses.flat_map(|clause| &clause.0);
+        tests.any(|test| test.attribute.is_of_request())
+    }
+}
+
 impl Attribute {
+    fn is_of_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Host(_)
+                | Self::Authority(..)
+                | Self::Method(_)
+                | Self::Path(..)
+                | Self::Header(..)
+                | Self::RequestPrincipal(_)
+                | Self::Claim(..)
+        )
+    }
+
     /// What is compared, in words.
     pub(super) fn describe(&self) -> String {
         let text = match self {

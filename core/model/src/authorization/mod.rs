@@ -261,6 +261,24 @@ impl Authorization {
         custom.chain(audit).chain(sets)
     }
 
+    /// What its rules come to where there are opaque bytes and no requests: the rules that can not be
+    /// asked as they are written, and what they do instead.
+    pub fn at_opaque_ports(&self) -> impl Iterator<Item = (&RuleRef, &'static str)> {
+        let of_requests = |rule: &&CompiledRule| rule.asks_for_request();
+        let deny = self.enforced.deny.iter().filter(of_requests);
+        let deny = deny.map(|rule| (&rule.name, "the rule refuses what else of it matches"));
+        let allow = self.enforced.allow.iter().filter(of_requests);
+        let allow = allow.map(|rule| (&rule.name, "the rule admits nothing"));
+        let custom = self.custom.iter().flat_map(|group| group.rules());
+        let custom = custom.map(|rule| {
+            (
+                &rule.name,
+                "nobody is asked, what the rule may match is refused",
+            )
+        });
+        deny.chain(allow).chain(custom)
+    }
+
     /// Whether only what an ALLOW rule matches may pass; without any such rule, nothing may.
     #[must_use]
     pub fn admits_only_what_is_allowed(&self) -> bool {

@@ -10,7 +10,7 @@ use super::enrolment::{Enrolment, Enrolments, Unbound};
 use super::ids::{ClusterIds, Subject};
 use super::memo::reuse;
 use super::plugins::{Gathering, PluginIndex};
-use super::policies::{self, PolicyIndex, PolicyMemo};
+use super::policies::{self, Demands, PolicyIndex, PolicyMemo};
 use super::proxies::{Proxies, ProxyEntry};
 use super::routes::{AttachedRoute, RouteIndex, RouteMemo};
 use super::services::{ServiceEntry, Services};
@@ -20,7 +20,7 @@ use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::plugin::AttachedPlugin;
 use crate::resource::core::TransportProtocol;
-use crate::service::{AppProtocol, Cluster, ClusterId, Preference};
+use crate::service::{AppProtocol, Cluster, ClusterId, Preference, Service};
 use crate::snapshot::{Snapshot, Target, Tunnels};
 use crate::store::Resources;
 
@@ -98,6 +98,9 @@ impl Targets<'_> {
             .get(&key)
             .map_or(&[][..], Vec::as_slice);
         for (port, cluster) in service.ports.iter().zip(&entry.clusters) {
+            if port.protocol.is_opaque() {
+                self.say_what_is_opaque(&demands, service, port.port);
+            }
             let of_port: Vec<&AttachedRoute> = routes
                 .iter()
                 .filter(|route| route.port.is_none_or(|wanted| wanted == port.port))
@@ -141,6 +144,31 @@ impl Targets<'_> {
                     .or_default()
                     .push((port.port, Arc::clone(&target)));
             }
+        }
+    }
+
+    /// Says which rules can not be asked as they are written, because a port shows no requests.
+    fn say_what_is_opaque(&mut self, demands: &Demands, service: &Service, port: u16) {
+        for (rule, effect) in demands.authorization.at_opaque_ports() {
+            let Service {
+                namespace, name, ..
+            } = service;
+            let reason = format!(
+                "at port {port} of Service {namespace}/{name} there are bytes and no requests to look at; {effect}"
+            );
+            self.findings.push(
+                Finding::hint(reason)
+                    .on(ObjectRef::new(
+                        "AuthorizationPolicy",
+                        &rule.namespace,
+                        &rule.policy,
+                    ))
+                    .field(format!("spec.rules[{}]", rule.rule))
+                    .remedy(
+                        "declare the port's protocol if it is HTTP (appProtocol, or the port's name); \
+                         else ask for sources and ports only",
+                    ),
+            );
         }
     }
 

@@ -269,3 +269,126 @@ fn kinds_that_come_later_deny_where_ignoring_them_would_admit() {
         );
     }
 }
+
+#[test]
+fn a_policy_that_is_attached_elsewhere_leaves_its_old_target() {
+    let mut world = World::new(&shop(&[]));
+    let open = |world: &mut World| {
+        let snapshot = world.translate().snapshot;
+        [WEB, "db.shop", FAR].map(|host| admits(target(&snapshot, host, 80), "x/sa/y", &get("/")))
+    };
+    for (targets, expected) in [
+        (to_service("web"), [false, true, true]),
+        (to_service("db"), [true, false, true]),
+        (gateway_ref("Gateway", "wp"), [false, false, false]),
+        // For the whole namespace: ztunnel's business.
+        (json!([]), [true, true, true]),
+        (to_service("web"), [false, true, true]),
+    ] {
+        world.apply(&policy("shop", "p", deny(targets.clone())));
+        assert_eq!(open(&mut world), expected, "{targets}");
+    }
+    world.remove("AuthorizationPolicy", "shop", "p");
+    assert_eq!(open(&mut world), [true, true, true]);
+}
+
+#[test]
+fn at_most_sixteen_targets_are_read() {
+    let targets = |count: usize| -> Value {
+        let names = (0..count).map(|at| format!("s{at}"));
+        let mut all: Vec<Value> = names
+            .flat_map(|it| to_service(&it).as_array().cloned().unwrap())
+            .collect();
+        all[0] = to_service("web")[0].clone();
+        all.into()
+    };
+    let with = |count| {
+        policy(
+            "shop",
+            "p",
+            json!({"targetRefs": targets(count), "rules": [{}]}),
+        )
+    };
+    assert_eq!(open(&shop(&[with(16)])), [true, true, true]);
+    // What is invalid denies what it names.
+    assert_eq!(open(&shop(&[with(17)])), [false, true, true]);
+    assert!(has_error(
+        &translate(&shop(&[with(17)])),
+        "AuthorizationPolicy shop/p",
+        "at most 16"
+    ));
+}
+
+#[test]
+fn what_is_no_boolean_is_no_dry_run() {
+    for (annotation, is_open) in [
+        ("true", true),
+        ("1", true),
+        ("T", true),
+        ("false", false),
+        ("yes", false),
+        ("", false),
+        (" true", false),
+    ] {
+        let mut dry = policy("shop", "p", deny(to_service("web")));
+        dry["metadata"]["annotations"] = json!({"istio.io/dry-run": annotation});
+        assert_eq!(open(&shop(&[dry])), [is_open, true, true], "{annotation:?}");
+    }
+    // An ALLOW on trial is none: it does not close the door to everybody else.
+    let mut dry = policy("shop", "p", json!({"targetRefs": to_service("web")}));
+    dry["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
+    assert_eq!(open(&shop(&[dry])), [true, true, true]);
+}
+
+#[test]
+fn aliases_of_the_trust_domain_widen_values_and_what_is_excepted() {
+    let mesh = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "istio-system", "name": "istio"},
+        "data": {"mesh": r#"{"trustDomain": "new.domain", "trustDomainAliases": ["old.domain"]}"#}});
+    for (field, expected) in [("principals", true), ("notPrincipals", false)] {
+        let rules = json!([{"from": [{"source": {field: ["old.domain/ns/x/sa/y"]}}]}]);
+        let spec = json!({"targetRefs": to_service("web"), "rules": rules});
+        let translation = translate(&shop(&[mesh.clone(), policy("shop", "p", spec)]));
+        let target = target(&translation.snapshot, WEB, 80);
+        for domain in ["new.domain", "old.domain"] {
+            let caller = format!("spiffe://{domain}/ns/x/sa/y");
+            assert_eq!(
+                admits_identity(target, &caller, &get("/")),
+                expected,
+                "{field} {caller}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_port_of_bytes_makes_of_rules_for_requests_is_said() {
+    let mut raw = enrolled("shop", "raw", "10.1.0.7");
+    raw["spec"]["ports"] = json!([{"name": "tcp", "port": 90}, {"name": "http", "port": 80}]);
+    let spec = |action: &str, rule: Value| json!({"targetRefs": to_service("raw"), "action": action, "rules": [{}, rule]});
+    let of_method = json!({"to": [{"operation": {"methods": ["GET"], "ports": ["90"]}}]});
+    let of_token = json!({"when": [{"key": "request.auth.claims[a]", "notValues": ["b"]}]});
+    let of_source = json!({"from": [{"source": {"namespaces": ["a"]}}]});
+    let mut custom = spec("CUSTOM", of_method.clone());
+    custom["provider"] = json!({"name": "none"});
+    let translation = translate(&shop(&[
+        raw,
+        policy("shop", "deny", spec("DENY", of_method)),
+        policy("shop", "allow", spec("ALLOW", of_token)),
+        policy("shop", "source", spec("DENY", of_source)),
+        policy("shop", "custom", custom),
+    ]));
+    let said = |name: &str| -> Vec<&str> {
+        let object = format!("AuthorizationPolicy shop/{name}");
+        let findings = translation.findings.iter();
+        let of_it = findings.filter(|it| it.object.as_deref() == Some(&*object));
+        of_it
+            .filter(|it| it.reason.contains("at port 90 of Service shop/raw"))
+            .filter_map(|it| it.field.as_deref())
+            .collect()
+    };
+    assert_eq!(said("deny"), ["spec.rules[1]"]);
+    assert_eq!(said("allow"), ["spec.rules[1]"]);
+    assert_eq!(said("source"), Vec::<&str>::new());
+    assert_eq!(said("custom"), ["spec.rules[0]", "spec.rules[1]"]);
+}

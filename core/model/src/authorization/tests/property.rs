@@ -166,6 +166,109 @@ fn one_more_deny_never_admits_more() {
     assert!(tightened > 100, "only {tightened} were tightened");
 }
 
+#[test]
+fn no_spelling_of_a_request_turns_a_deny_into_an_allow() {
+    let mut random = Random::new(7);
+    let (mut admitted, mut refused) = (0, 0);
+    for _ in 0..3_000 {
+        // The same rules, once to admit and once to refuse.
+        let rules = random_policy(&mut random, "p", Action::Allow);
+        let [allow, deny] = [Action::Allow, Action::Deny].map(|action| {
+            let mut policy = rules.clone();
+            policy.spec = Arc::new(AuthorizationPolicySpec {
+                action,
+                ..(*rules.spec).clone()
+            });
+            Authorization::compile(&[policy], &mesh()).0
+        });
+        for _ in 0..5 {
+            let sent = random_case(&mut random);
+            let Some(other) = respelt(&sent, &mut random) else {
+                continue;
+            };
+            let passes = |case: &Case, policies| case.judge(policies).verdict.is_allowed();
+            // Whatever is admitted in one spelling is refused in every other, where it is to be refused.
+            for (one, two) in [(&sent, &other), (&other, &sent), (&other, &other)] {
+                if passes(one, &allow) {
+                    assert!(
+                        !passes(two, &deny),
+                        "{:?} and {:?} under {rules:#?}",
+                        one.request,
+                        two.request
+                    );
+                    admitted += 1;
+                } else {
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        admitted > 3_000 && refused > 3_000,
+        "lopsided: {admitted}, {refused}"
+    );
+}
+
+/// The same request written otherwise; `None` for opaque bytes, which have one spelling.
+fn respelt(case: &Case, random: &mut Random) -> Option<Case> {
+    let request = case.request.as_ref()?;
+    let name = request.authority.host().trim_end_matches('.').to_owned();
+    let port = request.authority.port();
+    let name = if random.chance(50) {
+        name.to_uppercase()
+    } else {
+        name.to_lowercase()
+    };
+    let dot = if random.chance(50) { "." } else { "" };
+    let host = match port {
+        // A port that goes without saying may be said, and need not be.
+        None | Some(80 | 9080) if port.is_none_or(|port| port == case.port) => {
+            match random.below(3) {
+                0 => format!("{name}{dot}"),
+                1 => format!("{name}{dot}:{}", case.port),
+                _ => format!("{name}{dot}:0{}", case.port),
+            }
+        }
+        Some(port) => format!("{name}{dot}:{port}"),
+        None => format!("{name}{dot}"),
+    };
+    let mut path = request.path.as_str().to_owned();
+    match random.below(6) {
+        0 => path = format!("/.{path}"),
+        1 => path = format!("/x/..{path}"),
+        2 => path = format!("/x/%2E.;y{path}"),
+        3 => path = path.replacen('a', "%61", 1),
+        4 => path = path.replacen('/', "\\", 2).replacen('\\', "/", 1),
+        _ => {}
+    }
+    let lines: Vec<String> = request
+        .headers
+        .get_all("x-role")
+        .iter()
+        .map(|line| line.to_str().unwrap().to_owned())
+        .collect();
+    let lines = match random.below(3) {
+        0 if lines.len() > 1 => vec![lines.join(",")],
+        1 => lines
+            .iter()
+            .flat_map(|line| line.split(',').map(str::to_owned))
+            .collect(),
+        _ => lines,
+    };
+    let headers: Vec<(&str, &str)> = lines.iter().map(|line| ("X-Role", line.as_str())).collect();
+    Some(Case {
+        identity: case.identity.clone(),
+        token: case.token.clone(),
+        request: Some(self::request(
+            request.method.as_str(),
+            &host,
+            &path,
+            &headers,
+        )),
+        ..*case
+    })
+}
+
 fn random_policies(random: &mut Random) -> Vec<AttachedPolicy> {
     let count = 1 + random.below(4);
     (0..count)
