@@ -14,7 +14,9 @@ mod live;
 mod publish;
 mod written;
 
-pub use folder::{Checked, FolderSource, SourceError, VerdictSink, check, check_objects};
+pub use folder::{
+    Checked, FolderSource, SourceError, VerdictSink, check, check_objects, yaml_value,
+};
 pub use identity::IdentityFolder;
 pub use jwks::{JwksFetcher, JwksKeys};
 pub use live::LiveObjects;

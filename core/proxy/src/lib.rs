@@ -15,6 +15,8 @@ mod callout;
 mod collector;
 pub mod decisions;
 mod drain;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gateway;
 mod http;
 mod ingress;

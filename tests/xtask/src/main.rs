@@ -8,6 +8,7 @@ mod apt;
 mod bench_peers;
 mod curl;
 mod envoy;
+mod fuzz;
 mod grpcio;
 mod guests;
 mod instructions;
@@ -42,6 +43,9 @@ Commands:
                         and fail where it is over 3 % more than benches/instructions.json says; or
                         write that file
   security-report       Run the tests that have figures of security, and write these into docs/security.md
+  fuzz [SECONDS [TARGET…]]
+                        Run the fuzz targets (tests/fuzz), each for so many seconds of CPU time (60), keep
+                        what they find worth keeping in their corpora, and add up the time in a table
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
                         eval \"$(cargo xtask wasm32)\"
 ";
@@ -62,6 +66,14 @@ fn main() -> ExitCode {
         ["instructions"] => instructions::run(false),
         ["instructions", "--record"] => instructions::run(true),
         ["security-report"] => report::run(),
+        ["fuzz"] => fuzz::run(60, &[]),
+        ["fuzz", seconds, names @ ..] => match seconds.parse() {
+            Ok(seconds) => fuzz::run(seconds, names),
+            Err(_) => {
+                eprint!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         ["wasm32"] => wasm32::prepare(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

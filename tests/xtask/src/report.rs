@@ -48,13 +48,19 @@ pub(crate) fn run() -> Result<(), Error> {
         "wayline-tests",
         "--test",
         "it",
+        "--",
         "attacks",
+        "authorization_same",
     ]);
     command.env("WAYLINE_FIGURES", &figures);
     finish(command)?;
     let page = root.join(PAGE);
     let text = std::fs::read_to_string(&page).map_err(at("read", &page))?;
-    let tables = tables(&read(&figures)?);
+    let mut read = read(&figures)?;
+    let fuzzed = root.join(crate::fuzz::FIGURES);
+    let rows = std::fs::read_to_string(&fuzzed).map_err(at("read", &fuzzed))?;
+    read.insert("fuzzed".to_owned(), rows.lines().map(cells).collect());
+    let tables = tables(&read);
     let text = replaced(&text, &tables).ok_or_else(|| Error::Missing {
         what: format!("{PAGE} has no place for figures"),
         remedy: format!("put the lines `{BEGIN}` and `{END}` into it"),
@@ -96,13 +102,14 @@ fn read(folder: &Path) -> Result<Figures, Error> {
         let path = entry.map_err(at("read", folder))?.path();
         let text = std::fs::read_to_string(&path).map_err(at("read", &path))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let rows = text
-            .lines()
-            .map(|line| line.split('\t').map(str::to_owned).collect())
-            .collect();
+        let rows = text.lines().map(cells).collect();
         figures.insert(name.into_owned(), rows);
     }
     Ok(figures)
+}
+
+fn cells(line: &str) -> Vec<String> {
+    line.split('\t').map(str::to_owned).collect()
 }
 
 fn tables(figures: &Figures) -> String {
@@ -143,6 +150,16 @@ fn tables(figures: &Figures) -> String {
         ],
     );
     table("compared-", &["Compared", "Pairs", "Disagreements"]);
+    table(
+        "fuzzed",
+        &[
+            "Fuzzed",
+            "CPU (s)",
+            "Inputs tried",
+            "Inputs in the corpus",
+            "Crashes",
+        ],
+    );
     text
 }
 

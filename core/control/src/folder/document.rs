@@ -89,8 +89,11 @@ pub(crate) fn parse(text: &str) -> Parsed {
     parsed
 }
 
-/// Reads a text that holds one value, such as MeshConfig within its ConfigMap.
-pub(crate) fn parse_value(text: &str) -> Result<Value, String> {
+/// Reads a text that holds one value, such as MeshConfig within its ConfigMap; `null` where it holds none.
+///
+/// # Errors
+/// Where and why it can not be read, or that it holds more.
+pub fn parse_value(text: &str) -> Result<Value, String> {
     let yaml::Stream { mut nodes, faults } = yaml::read(text);
     if let Some(fault) = faults.first() {
         return Err(format!(

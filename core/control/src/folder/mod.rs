@@ -24,6 +24,7 @@ use wayline_model::translate::{Options, Translation, Translator};
 use wayline_model::{Finding, ObjectRef, Resources, Snapshot};
 
 use crate::publish::{Publication, Publisher};
+pub use document::parse_value as yaml_value;
 use objects::Objects;
 use scan::{Hints, Tree};
 use watch::{Batch, POLL, Wake, Watcher};

@@ -1,0 +1,159 @@
+//! Requests and who sends them: paths, authorities, raw heads, targets of tunnels, identities.
+
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use wayline_hbone::TunnelAuthority;
+use wayline_model::request::{Authority, PathNormalization};
+use wayline_model::{CanonicalRequest, Identity, Snapshot};
+use wayline_proxy::decisions;
+use wayline_proxy::fuzzing::{self, Framing};
+
+/// The canonicaliser: the first byte chooses the mode, the rest is path and query as sent.
+pub fn path(data: &[u8]) {
+    let Some((mode, sent)) = data.split_first() else {
+        return;
+    };
+    let mode = match mode % 4 {
+        0 => PathNormalization::None,
+        1 => PathNormalization::Base,
+        2 => PathNormalization::MergeSlashes,
+        _ => PathNormalization::DecodeAndMergeSlashes,
+    };
+    let Some(request) = canonical(sent, mode) else {
+        return;
+    };
+    let path = request.path();
+    if path == "*" {
+        return;
+    }
+    assert!(path.starts_with('/'), "{path}");
+    assert!(
+        !path.contains("%00") && !path.contains(['?', '#']),
+        "{path}"
+    );
+    let again = canonical(request.path.as_str().as_bytes(), mode);
+    let again = again.unwrap_or_else(|| panic!("{} has no reading", request.path));
+    assert_eq!(again.path, request.path, "normalised twice");
+    if mode == PathNormalization::None {
+        return;
+    }
+    for segment in path.split('/') {
+        let name = segment.split(';').next().unwrap_or_default();
+        assert!(!matches!(name, "." | ".."), "{path}");
+    }
+    assert!(!path.contains('\\'), "{path}");
+    assert!(
+        mode == PathNormalization::Base || !path.contains("//"),
+        "{path}"
+    );
+    if mode == PathNormalization::DecodeAndMergeSlashes {
+        let lower = path.to_ascii_lowercase();
+        assert!(!lower.contains("%2f") && !lower.contains("%5c"), "{path}");
+    }
+}
+
+fn canonical(sent: &[u8], mode: PathNormalization) -> Option<CanonicalRequest> {
+    let uri: Uri = Uri::builder().path_and_query(sent).build().ok()?;
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::HOST, HeaderValue::from_static("a"));
+    CanonicalRequest::new(Method::GET, &uri, Version::HTTP_11, headers, mode).ok()
+}
+
+/// `Host` and `:authority`.
+pub fn authority(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else {
+        return;
+    };
+    let Ok(authority) = Authority::parse(value) else {
+        return;
+    };
+    let text = authority.as_str();
+    assert_eq!(text.as_bytes(), data);
+    assert!(text.is_ascii() && text.len() <= 261);
+    let host = authority.host();
+    assert!(!host.is_empty() && text.starts_with(host), "{text}");
+    assert!(
+        !text.contains(['@', '/', ',', ' ', '?', '#', '\\', '%']),
+        "{text}"
+    );
+    match text[host.len()..].strip_prefix(':') {
+        Some(port) => assert_eq!(port.parse().ok(), authority.port(), "{text}"),
+        None => assert_eq!((text.len(), authority.port()), (host.len(), None), "{text}"),
+    }
+    assert!(!host.contains(':') || host.starts_with('['), "{text}");
+}
+
+/// The head of an HTTP/1 request, as it comes from the socket.
+pub fn head(data: &[u8]) {
+    let reading = fuzzing::head(data);
+    let Ok(Some(head)) = reading else {
+        return;
+    };
+    let whole = &data[..head.length];
+    assert!(whole.ends_with(b"\r\n\r\n"));
+    // What comes behind it changes nothing, and no part of it is a head.
+    assert_eq!(fuzzing::head(whole), Ok(Some(head)));
+    assert_eq!(fuzzing::head(&whole[..whole.len() - 1]), Ok(None));
+    // A naive reader finds the same.
+    let mut lines = whole.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap();
+    let (mut hosts, mut lengths, mut codings) = (0, Vec::new(), 0);
+    for line in lines {
+        let line = String::from_utf8_lossy(line).to_ascii_lowercase();
+        let Some((name, value)) = line.trim_end_matches('\r').split_once(':') else {
+            continue;
+        };
+        match name {
+            "host" => hosts += 1,
+            "content-length" => lengths.push(value.trim().parse::<u64>().unwrap()),
+            "transfer-encoding" => codings += 1,
+            _ => {}
+        }
+    }
+    let framing = match (&lengths[..], codings) {
+        ([], 0) => Framing::None,
+        ([length], 0) => Framing::Length(*length),
+        ([], 1) => Framing::Chunked,
+        other => panic!("ambiguous: {other:?}"),
+    };
+    assert_eq!(head.framing, framing);
+    assert!(hosts == 1 || (hosts == 0 && first.ends_with(b"HTTP/1.0\r")));
+}
+
+/// The authority of a CONNECT.
+pub fn tunnel(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(authority) = TunnelAuthority::parse(text) else {
+        return;
+    };
+    assert_ne!(authority.port(), 0);
+    let written = authority.to_string();
+    assert_eq!(
+        TunnelAuthority::parse(&written).unwrap(),
+        authority,
+        "{text}"
+    );
+    // Nobody is served by a snapshot that knows nobody.
+    assert!(decisions::tunnel_target(&Snapshot::default(), &authority).is_err());
+}
+
+/// The URI name of a certificate.
+pub fn identity(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(identity) = text.parse::<Identity>() else {
+        return;
+    };
+    assert_eq!(identity.uri(), text, "there is one way to write it");
+    let parts: Vec<&str> = identity.principal().split('/').collect();
+    let [domain, "ns", namespace, "sa", account] = parts[..] else {
+        panic!("{text}");
+    };
+    assert_eq!(domain, identity.trust_domain().as_str());
+    assert_eq!(namespace, identity.namespace());
+    assert_eq!(account, identity.service_account());
+    assert!(text.is_ascii() && text.len() <= 2048);
+    assert!(![domain, namespace, account].contains(&""), "{text}");
+}
