@@ -15,10 +15,11 @@ use wayline_chain::Connection;
 use wayline_hbone::{Connect, Handler, Refusal, ServeError, TunnelAuthority};
 use wayline_model::snapshot::Target;
 use wayline_model::{Identity, Snapshot};
-use wayline_tls::HandshakeError;
+use wayline_tls::{HandshakeError, PeerChain, ServerStream};
 
 use crate::ingress;
 use crate::io::Io;
+use crate::limits::PeerLease;
 use crate::plan::Plan;
 use crate::stream::Stream;
 use crate::worker::{LocalExecutor, Worker};
@@ -28,56 +29,28 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one HBONE connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: SocketAddr) {
-    let stream = match prepare(stream) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(%source, %error, "a connection was gone before it was served");
-            return;
-        }
-    };
-    let Ok(local) = stream.local_addr() else {
+    // Boxed: the handshake's room is given back before the connection is served, maybe for hours.
+    let Some(admitted) = Box::pin(admit(&worker, stream, source)).await else {
         return;
     };
-    let Some(handshake) = worker.handshakes.take(1) else {
-        let detail = "too many TLS handshakes are under way";
-        worker.refusals.note("too_many_handshakes", source, detail);
-        return;
-    };
-    let accepted = match wayline_tls::accept(&worker.certificates, stream, HANDSHAKE_TIMEOUT).await
-    {
-        Ok(accepted) => accepted,
-        Err(HandshakeError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
-            // Health checks of load balancers connect and leave; nobody was refused.
-            tracing::debug!(%source, "a connection ended before it said anything");
-            return;
-        }
-        Err(error) => {
-            worker.refusals.note(error.reason(), source, &error);
-            return;
-        }
-    };
-    drop(handshake);
-    let limit = worker.limits.connections_per_identity;
-    let Some(_lease) = worker.peers.take(&accepted.peer, limit) else {
-        let detail = format_args!(
-            "{} has {limit} open (--max-connections-per-identity)",
-            accepted.peer
-        );
-        let reason = "too_many_connections_of_identity";
-        worker.refusals.note(reason, source, detail);
-        return;
-    };
+    let Admitted {
+        io,
+        peer,
+        chain,
+        not_after,
+        _lease,
+    } = admitted;
     let _open = worker.process.connection("hbone");
-    let settings = worker.hbone.clone();
     let mut member = worker.drain.connection();
     let grace = worker.timeouts.certificate;
     let expires = worker.timers.timer();
     let lasts = match grace.is_zero() {
         true => Duration::ZERO,
-        false => left_of(accepted.peer_not_after).saturating_add(grace),
+        false => left_of(not_after).saturating_add(grace),
     };
     let leaving = async {
         tokio::select! {
+            biased;
             () = member.finishing() => {}
             () = poll_fn(|cx| expires.lasting_for(lasts, cx)) => {
                 tracing::debug!(%source, "a client's certificate has ended: no more streams of it");
@@ -86,24 +59,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
     };
     let handler = Streams {
         worker: Rc::clone(&worker),
-        peer: Rc::new(Peer {
-            identity: accepted.peer,
-            certificate: accepted.peer_certificate,
-            source,
-            local,
-        }),
+        peer,
     };
-    // Boxed: once for a connection, whose future is moved before it is served.
-    let serving = Box::pin(wayline_hbone::serve(
-        accepted.io,
-        &settings,
-        leaving,
-        handler,
-    ));
+    let mut serving = pin!(wayline_hbone::serve(io, &worker.hbone, leaving, handler));
     let served = tokio::select! {
-        served = serving => served,
+        biased;
+        served = serving.as_mut() => served,
         // Whoever took the certificate back means those who use it now.
-        () = worker.certificates.taken_back(&accepted.peer_chain) => {
+        () = worker.certificates.taken_back(&chain) => {
             let detail = "the certificate of an open connection was taken back";
             worker.refusals.note("revoked", source, detail);
             return;
@@ -116,6 +79,68 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: StdTcpStream, source: Sock
         }
         Err(error) => tracing::debug!(%source, %error, "an HBONE connection ended"),
     }
+}
+
+/// A client that may come in.
+struct Admitted {
+    io: ServerStream,
+    peer: Rc<Peer>,
+    chain: PeerChain,
+    not_after: SystemTime,
+    _lease: PeerLease,
+}
+
+/// The handshake, and whether whoever comes may; `None` when he may not, which is noted.
+async fn admit(worker: &Worker, stream: StdTcpStream, source: SocketAddr) -> Option<Admitted> {
+    let stream = match prepare(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%source, %error, "a connection was gone before it was served");
+            return None;
+        }
+    };
+    let local = stream.local_addr().ok()?;
+    let Some(_handshake) = worker.handshakes.take(1) else {
+        let detail = "too many TLS handshakes are under way";
+        worker.refusals.note("too_many_handshakes", source, detail);
+        return None;
+    };
+    let accepted = match wayline_tls::accept(&worker.certificates, stream, HANDSHAKE_TIMEOUT).await
+    {
+        Ok(accepted) => accepted,
+        Err(HandshakeError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            // Health checks of load balancers connect and leave; nobody was refused.
+            tracing::debug!(%source, "a connection ended before it said anything");
+            return None;
+        }
+        Err(error) => {
+            worker.refusals.note(error.reason(), source, &error);
+            return None;
+        }
+    };
+    let limit = worker.limits.connections_per_identity;
+    let Some(lease) = worker.peers.take(&accepted.peer, limit) else {
+        let detail = format_args!(
+            "{} has {limit} open (--max-connections-per-identity)",
+            accepted.peer
+        );
+        let reason = "too_many_connections_of_identity";
+        worker.refusals.note(reason, source, detail);
+        return None;
+    };
+    let peer = Rc::new(Peer {
+        identity: accepted.peer,
+        certificate: accepted.peer_certificate,
+        source,
+        local,
+    });
+    Some(Admitted {
+        io: accepted.io,
+        peer,
+        chain: accepted.peer_chain,
+        not_after: accepted.peer_not_after,
+        _lease: lease,
+    })
 }
 
 /// How long something is valid yet, whatever the clock says later.

@@ -370,18 +370,22 @@ fn accept(worker: &Rc<Worker>, job: Job, guard: Option<LoadGuard>) {
     let worker = Rc::clone(worker);
     // From here on and not from its first request: a handshake that runs holds up the end, too.
     let open = worker.drain.connection();
-    LocalExecutor::spawn(async move {
-        let _open = open;
-        let _placed = guard;
-        match job {
-            Job::Tunnel(stream, source) => tunnel::serve(worker, stream, source).await,
-            Job::Unwrapped(stream, source, port) => {
-                sandwich::serve(worker, stream, source, port).await;
-            }
-            Job::Plain(stream, source, key) => gateway::serve(worker, stream, source, key).await,
-            Job::Drain => {}
-        }
-    });
+    // A task of its own for each kind: in a task for all, each would have room for the largest.
+    match job {
+        Job::Tunnel(stream, source) => LocalExecutor::spawn(async move {
+            let _placed = (open, guard);
+            tunnel::serve(worker, stream, source).await;
+        }),
+        Job::Unwrapped(stream, source, port) => LocalExecutor::spawn(async move {
+            let _placed = (open, guard);
+            sandwich::serve(worker, stream, source, port).await;
+        }),
+        Job::Plain(stream, source, key) => LocalExecutor::spawn(async move {
+            let _placed = (open, guard);
+            gateway::serve(worker, stream, source, key).await;
+        }),
+        Job::Drain => {}
+    }
 }
 
 /// Runs tasks on the worker's own thread; hyper's HTTP/2 asks for one.

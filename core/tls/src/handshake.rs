@@ -74,7 +74,7 @@ pub async fn accept(
     let peer_not_after = not_after_of(leaf).unwrap_or(SystemTime::UNIX_EPOCH);
     let peer_certificate = Arc::from(leaf.as_ref());
     Ok(Accepted {
-        io: ServerStream(stream),
+        io: ServerStream(Box::new(stream)),
         peer,
         peer_certificate,
         peer_not_after,
@@ -127,16 +127,17 @@ where
         .await
         .map_err(HandshakeError::from_io)?;
     check_alpn(stream.get_ref().1.alpn_protocol())?;
-    Ok(ClientStream(stream))
+    Ok(ClientStream(Box::new(stream)))
 }
 
 /// The server's end of an encrypted mesh connection.
+// Boxed, both: a session has more than a kilobyte, and each future it is handed to would keep room for it.
 #[derive(Debug)]
-pub struct ServerStream<IO = TcpStream>(server::TlsStream<IO>);
+pub struct ServerStream<IO = TcpStream>(Box<server::TlsStream<IO>>);
 
 /// The client's end of an encrypted connection.
 #[derive(Debug)]
-pub struct ClientStream<IO = TcpStream>(client::TlsStream<IO>);
+pub struct ClientStream<IO = TcpStream>(Box<client::TlsStream<IO>>);
 
 impl<IO> ServerStream<IO> {
     /// The transport below, for its addresses and socket options.
@@ -148,7 +149,7 @@ impl<IO> ServerStream<IO> {
 
 impl<IO> ClientStream<IO> {
     pub(crate) fn new(stream: client::TlsStream<IO>) -> Self {
-        Self(stream)
+        Self(Box::new(stream))
     }
 
     /// The transport below, for its addresses and socket options.
@@ -166,7 +167,7 @@ macro_rules! forward_io {
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_read(cx, buf)
+                Pin::new(&mut *self.0).poll_read(cx, buf)
             }
         }
 
@@ -176,7 +177,7 @@ macro_rules! forward_io {
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.0).poll_write(cx, buf)
+                Pin::new(&mut *self.0).poll_write(cx, buf)
             }
 
             fn poll_write_vectored(
@@ -184,7 +185,7 @@ macro_rules! forward_io {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+                Pin::new(&mut *self.0).poll_write_vectored(cx, bufs)
             }
 
             fn is_write_vectored(&self) -> bool {
@@ -192,14 +193,14 @@ macro_rules! forward_io {
             }
 
             fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_flush(cx)
+                Pin::new(&mut *self.0).poll_flush(cx)
             }
 
             fn poll_shutdown(
                 mut self: Pin<&mut Self>,
                 cx: &mut Context<'_>,
             ) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_shutdown(cx)
+                Pin::new(&mut *self.0).poll_shutdown(cx)
             }
         }
     };
