@@ -252,19 +252,27 @@ fn check_field_values(headers: &HeaderMap) -> Result<(), RequestError> {
     Ok(())
 }
 
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// What belongs to the connection.
+static OF_CONNECTION: [HeaderName; 5] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
 
 /// Drops what belongs to the connection, not to the message (RFC 9110 §7.6.1). What `Connection` names
 /// beyond these stays: an attacker must not be able to strip identity headers with it. `te: trailers`
 /// stays, and so does `upgrade` for the room that decides about upgrades.
 fn remove_connection_headers(headers: &mut HeaderMap) {
-    headers.remove(CONNECTION);
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
-    headers.remove(&HTTP2_SETTINGS);
-    headers.remove(TRANSFER_ENCODING);
+    // Mostly there is none: looking at the few names that are there costs less than hashing these.
+    let first = |headers: &HeaderMap| {
+        let mut names = headers.keys();
+        names.find(|name| OF_CONNECTION.contains(name)).cloned()
+    };
+    while let Some(name) = first(headers) {
+        headers.remove(name);
+    }
     if !headers.contains_key(TE) {
         return;
     }

@@ -111,11 +111,11 @@ async fn call(
         http2,
         upgrade: None,
     };
-    let mut attempts = Attempts::default();
+    let (mut sent, mut attempts) = (Some(sent), Attempts::default());
     let (response, body) = send::send(
         worker,
         &cluster,
-        sent,
+        &mut sent,
         &RetryPolicy::default(),
         None,
         &mut attempts,
@@ -145,7 +145,8 @@ async fn open(
         upgrade: None,
     };
     let (retry, mut attempts) = (RetryPolicy::default(), Attempts::default());
-    let answered = send::send(worker, &cluster, sent, &retry, None, &mut attempts).await;
+    let mut sent = Some(sent);
+    let answered = send::send(worker, &cluster, &mut sent, &retry, None, &mut attempts).await;
     let (response, body) = answered.map_err(describe)?;
     let body: CalloutBody = Box::pin(Answer(body));
     Ok(response.map(|()| body))

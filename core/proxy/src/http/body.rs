@@ -317,16 +317,6 @@ impl ClientBody {
     }
 }
 
-impl RequestBody {
-    /// The client's body behind an attempt.
-    pub(crate) fn into_client(self) -> Option<Rc<ClientBody>> {
-        match self {
-            Self::Client(replay) => Some(replay.body),
-            Self::Empty => None,
-        }
-    }
-}
-
 /// One attempt's reading of the client's body.
 pub(crate) struct Replay {
     body: Rc<ClientBody>,

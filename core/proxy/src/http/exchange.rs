@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -19,7 +19,7 @@ use wayline_chain::{
 use wayline_model::CanonicalRequest;
 use wayline_model::mesh::MeshSettings;
 use wayline_model::request::{RequestError, forwarded_client};
-use wayline_model::route::{Cors, RouteAction, RouteRule, Routes, SessionToken};
+use wayline_model::route::{Cors, Forward, RouteAction, RouteRule, Routes, SessionToken};
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{HostTable, ProxyRole};
 use wayline_telemetry::{GrpcStatus, RequestProtocol, ResponseFlag, ResponseFlags};
@@ -34,6 +34,7 @@ use crate::ingress::Ingress;
 use crate::marks;
 use crate::plan::{Bound, Place, Plan};
 use crate::random::Random;
+use crate::timers::Timer;
 use crate::upstream::{self, UpstreamBody, UpstreamRequest};
 
 /// The exchange is cut without (further) answer.
@@ -56,6 +57,9 @@ fn head_bytes(headers: &HeaderMap) -> usize {
 pub(crate) type Answer = Response<ResponseBody>;
 
 /// Takes one request from its head to the head of its response.
+///
+/// What is decided at once is decided by functions that are not `async` and write where this future keeps
+/// it: whatever is handed to an `async fn` by value is kept twice while it waits.
 pub(crate) async fn exchange(
     ingress: Rc<Ingress>,
     request: Request<Incoming>,
@@ -63,26 +67,40 @@ pub(crate) async fn exchange(
     let (plan, bound) = ingress.in_force();
     // Boxed: it travels from here into the response body, through the codec, to its end.
     let mut book = Box::new(Book::open(&ingress, Rc::clone(&plan), bound.clone()));
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    book.protocol = RequestProtocol::of_content_type(content_type);
     let idle = ingress.worker.timers.timer();
     let patience = ingress.worker.timeouts.stream_idle;
-    let head = head_bytes(request.headers());
-    let lease = ingress
-        .heads
-        .take(head)
-        .zip(ingress.worker.heads.take(head));
-    let answer = match bound {
-        _ if lease.is_none() => {
-            let source = ingress.connection.source;
-            let detail = "request heads take as much memory as they may";
-            ingress.worker.refusals.note("overload", source, detail);
-            local(&mut book, reply::overloaded())
-        }
-        Some(bound) => {
+    let mut forwarding = None;
+    let admitted = admit(
+        &ingress,
+        &plan,
+        bound.as_deref(),
+        request,
+        &mut forwarding,
+        &mut book,
+    );
+    let answer = match (admitted, &mut forwarding, &bound) {
+        (Admitted::Forward, Some(forwarding), _) => {
             // Pinned here: handed on by value, the whole future would be copied for every request.
+            let sent = {
+                let mut sending = pin!(send(&ingress, forwarding, &mut book));
+                idle.unless_silent(patience, sending.as_mut()).await
+            };
+            match sent {
+                Some(sent) => passed_on(sent),
+                None => stalled(&mut book),
+            }
+        }
+        (Admitted::Filtered(opened), _, Some(bound)) => {
             let served = {
-                let mut serving = pin!(serve(&ingress, &plan, &bound, request, &mut book));
+                let run = opened.run;
+                let mut serving = Box::pin(filtered(
+                    &ingress,
+                    &plan,
+                    bound,
+                    run,
+                    opened.body,
+                    &mut book,
+                ));
                 idle.unless_silent(patience, serving.as_mut()).await
             };
             match served {
@@ -90,9 +108,42 @@ pub(crate) async fn exchange(
                 None => stalled(&mut book),
             }
         }
-        None => local(&mut book, reply::not_served()),
+        (Admitted::Answered(answer), ..) => *answer,
+        (Admitted::Forward | Admitted::Filtered(_), ..) => local(&mut book, reply::not_served()),
     };
-    book.head = lease;
+    Ok(begun(&ingress, answer, book, idle, patience))
+}
+
+/// What became of a request before anybody was asked about it.
+enum Admitted {
+    /// It is answered here.
+    Answered(Box<Answer>),
+    /// It goes where the slot says.
+    Forward,
+    /// Filters follow it. Boxed: that is rare, and would make every request's future larger.
+    Filtered(Box<Opened>),
+}
+
+/// An exchange that filters follow, and the request's body.
+struct Opened {
+    run: wayline_chain::ChainRun,
+    body: Incoming,
+}
+
+impl From<Answer> for Admitted {
+    fn from(answer: Answer) -> Self {
+        Self::Answered(Box::new(answer))
+    }
+}
+
+/// An answer whose head goes to the client now.
+fn begun(
+    ingress: &Ingress,
+    answer: Answer,
+    mut book: Box<Book>,
+    idle: Timer,
+    patience: Duration,
+) -> Response<ExchangeBody> {
     let (mut parts, body) = answer.into_parts();
     book.code = parts.status.as_u16();
     parts.version = Version::HTTP_11;
@@ -109,16 +160,34 @@ pub(crate) async fn exchange(
         patience,
         taking: ingress.taking.take(),
     };
-    Ok(Response::from_parts(parts, body))
+    Response::from_parts(parts, body)
 }
 
-async fn serve(
+/// From the head to where it goes: canonicalises it, asks the filters, finds route and backend.
+fn admit(
     ingress: &Rc<Ingress>,
     plan: &Plan,
-    bound: &Bound,
+    bound: Option<&Bound>,
     request: Request<Incoming>,
+    forwarding: &mut Option<Forwarding>,
     book: &mut Book,
-) -> Result<Answer, Cut> {
+) -> Admitted {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    book.protocol = RequestProtocol::of_content_type(content_type);
+    let head = head_bytes(request.headers());
+    book.head = ingress
+        .heads
+        .take(head)
+        .zip(ingress.worker.heads.take(head));
+    if book.head.is_none() {
+        let source = ingress.connection.source;
+        let detail = "request heads take as much memory as they may";
+        ingress.worker.refusals.note("overload", source, detail);
+        return local(book, reply::overloaded()).into();
+    }
+    let Some(bound) = bound else {
+        return local(book, reply::not_served()).into();
+    };
     let (parts, body) = request.into_parts();
     let sent = book.is_logged().then(|| Sent::of(&parts));
     let canonical = canonical(
@@ -132,7 +201,7 @@ async fn serve(
         Ok(request) => request,
         Err(error) => {
             book.malformed(sent);
-            return Ok(local(book, reply::bad_request(&error)));
+            return local(book, reply::bad_request(&error)).into();
         }
     };
     let (mesh, role) = (&plan.snapshot.mesh, bound.place.proxy().role);
@@ -142,7 +211,7 @@ async fn serve(
     book.request(&request);
 
     if bound.chain.is_empty() {
-        return Ok(route(ingress, plan, bound, request, body, book).await);
+        return route(ingress, plan, bound, request, body, forwarding, book);
     }
     let end_of_stream = body.is_end_stream();
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
@@ -152,21 +221,17 @@ async fn serve(
         note_marks(ingress, &context, book);
     }
     match started {
-        Started::Reply(reply) => Ok(refuse(book, reply)),
-        Started::Passed { rewritten: false } => {
-            Ok(route(ingress, plan, bound, context.into_request(), body, book).await)
-        }
-        Started::Passed { rewritten: true } => {
-            if let Some(reply) = rejudge(plan, bound, &mut context) {
-                return Ok(refuse(book, reply));
+        Started::Reply(reply) => refuse(book, reply).into(),
+        Started::Passed { rewritten } => {
+            if rewritten && let Some(reply) = rejudge(plan, bound, &mut context) {
+                return refuse(book, reply).into();
             }
-            Ok(route(ingress, plan, bound, context.into_request(), body, book).await)
+            let request = context.into_request();
+            route(ingress, plan, bound, request, body, forwarding, book)
         }
-        // Boxed: filters that follow an exchange are rare, and their state would make every
-        // request's future larger.
         Started::Running(opened) => {
             let run = opened.run(context);
-            Box::pin(filtered(ingress, plan, bound, run, body, book)).await
+            Admitted::Filtered(Box::new(Opened { run, body }))
         }
     }
 }
@@ -295,8 +360,8 @@ async fn filtered(
             Decision::Answer(reply) => Err(reply),
             Decision::Forward(mut forward) => {
                 run.with_context(|context| context.routed = Some(forward.facts()));
-                forward.request.body = Some(ClientBody::new(source, trailers));
-                send(ingress, forward, book).await
+                forward.carry(ClientBody::new(source, trailers));
+                send(ingress, &mut forward, book).await
             }
         }
     };
@@ -356,17 +421,18 @@ fn cut(book: &mut Book, details: Arc<str>) -> Cut {
 }
 
 /// An admitted request that no filter follows.
-async fn route(
-    ingress: &Rc<Ingress>,
+fn route(
+    ingress: &Ingress,
     plan: &Plan,
     bound: &Bound,
     request: CanonicalRequest,
     body: Incoming,
+    forwarding: &mut Option<Forwarding>,
     book: &mut Book,
-) -> Answer {
-    let mut forward = match decide(ingress, plan, bound, request, None, book) {
-        Decision::Answer(reply) => return answer(reply),
-        Decision::Forward(forward) => forward,
+) -> Admitted {
+    let forward = match decide(ingress, plan, bound, request, None, book) {
+        Decision::Answer(reply) => return answer(reply).into(),
+        Decision::Forward(forward) => forwarding.insert(forward),
     };
     if !body.is_end_stream() {
         let trailers = Trailers::of(&plan.snapshot.mesh);
@@ -374,9 +440,13 @@ async fn route(
         let paced = rate > 0 && body.size_hint().exact().is_some();
         let pace = paced.then(|| Pace::new(ingress.worker.timers.timer(), rate));
         let source = ClientSource::Direct(body);
-        forward.request.body = Some(ClientBody::paced(source, trailers, pace));
+        forward.carry(ClientBody::paced(source, trailers, pace));
     }
-    match send(ingress, forward, book).await {
+    Admitted::Forward
+}
+
+fn passed_on(sent: Result<Response<UpstreamBody>, LocalReply>) -> Answer {
+    match sent {
         Ok(response) => response.map(ResponseBody::Upstream),
         Err(reply) => answer(reply),
     }
@@ -394,7 +464,8 @@ enum Decision {
 
 /// A request for a cluster.
 struct Forwarding {
-    request: UpstreamRequest,
+    /// Gone once it was sent and can not be sent again.
+    request: Option<UpstreamRequest>,
     cluster: Rc<upstream::ClusterState>,
     rule: Arc<RouteRule>,
     backend: usize,
@@ -407,6 +478,22 @@ struct Forwarding {
 }
 
 impl Forwarding {
+    /// Gives the request a body.
+    fn carry(&mut self, body: Rc<ClientBody>) {
+        if let Some(request) = &mut self.request {
+            request.body = Some(body);
+        }
+    }
+
+    /// Who grants pages of other origins something.
+    fn cors(&self) -> Option<&Cors> {
+        let backend = match &self.rule.action {
+            RouteAction::Forward(forward) => forward.backends.get(self.backend),
+            RouteAction::Redirect(_) | RouteAction::Fail { .. } => None,
+        };
+        self.rule.cors_of(backend)
+    }
+
     /// For filters that ask where the request goes.
     fn facts(&self) -> Routed {
         Routed {
@@ -524,7 +611,7 @@ fn decide(
         mirrors.extend(more);
     }
     Decision::Forward(Forwarding {
-        request: UpstreamRequest {
+        request: Some(UpstreamRequest {
             method: request.method,
             path: request.path,
             authority,
@@ -532,7 +619,7 @@ fn decide(
             body: None,
             http2,
             upgrade: ingress.upgrade.asked().filter(|_| !http2),
-        },
+        }),
         cluster,
         rule: Arc::clone(rule),
         backend: index,
@@ -627,49 +714,60 @@ fn rewrite_path(request: &mut CanonicalRequest, path: &str, book: &mut Book) {
 /// Sends a request upstream and makes the response's head what the client shall get.
 async fn send(
     ingress: &Ingress,
-    forwarding: Forwarding,
+    forwarding: &mut Forwarding,
     book: &mut Book,
 ) -> Result<Response<UpstreamBody>, LocalReply> {
-    let Forwarding {
-        request,
-        cluster,
-        rule,
-        backend,
-        mirrors,
-        origin,
-        session,
-    } = forwarding;
-    let RouteAction::Forward(forward) = &rule.action else {
+    let RouteAction::Forward(forward) = &forwarding.rule.action else {
         return Err(fail(book, reply::no_route()));
     };
-    book.request_body = request.body.clone();
-    if !mirrors.is_empty() && mirror::is_copied(&request) {
-        mirror::start(&ingress.worker, mirrors, &request, forward.timeouts.request);
-    }
     let worker = &ingress.worker;
+    if let Some(request) = &forwarding.request {
+        book.request_body = request.body.clone();
+        if !forwarding.mirrors.is_empty() && mirror::is_copied(request) {
+            let mirrors = std::mem::take(&mut forwarding.mirrors);
+            mirror::start(worker, mirrors, request, forward.timeouts.request);
+        }
+    }
     let (retry, per_attempt) = (&forward.retry, forward.timeouts.backend_request);
+    let (cluster, request) = (&forwarding.cluster, &mut forwarding.request);
     let attempts = &mut book.attempts;
     // Written twice, because a future that is made before the choice would be moved by it.
     let outcome = match forward.timeouts.request {
-        None => upstream::send::send(worker, &cluster, request, retry, per_attempt, attempts).await,
+        None => upstream::send::send(worker, cluster, request, retry, per_attempt, attempts).await,
         Some(limit) => {
             // Boxed, because it is rare.
             Box::pin(upstream::deadline::within(
                 limit,
-                upstream::send::send(worker, &cluster, request, retry, per_attempt, attempts),
+                upstream::send::send(worker, cluster, request, retry, per_attempt, attempts),
             ))
             .await
         }
     };
-    let (response, body) = match outcome {
-        Ok(response) => response,
+    match outcome {
+        Ok((response, body)) => Ok(responded(
+            ingress, forwarding, forward, response, body, book,
+        )),
         Err(error) => {
             let mut reply = fail(book, reply::upstream(&error));
-            let cors = rule.cors_of(forward.backends.get(backend));
-            share(cors, origin.as_deref(), &mut reply.headers);
-            return Err(reply);
+            share(
+                forwarding.cors(),
+                forwarding.origin.as_deref(),
+                &mut reply.headers,
+            );
+            Err(reply)
         }
-    };
+    }
+}
+
+/// Makes the head of an upstream's response what the client shall get.
+fn responded(
+    ingress: &Ingress,
+    forwarding: &Forwarding,
+    forward: &Forward,
+    response: Response<()>,
+    mut body: UpstreamBody,
+    book: &mut Book,
+) -> Response<UpstreamBody> {
     if book.attempts.exhausted {
         book.flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
     }
@@ -678,35 +776,30 @@ async fn send(
         page.service_time = Some(took);
     }
     book.details = Details::Static("via_upstream");
-    let mut body = body;
     if let Some(switched) = body.take_switched() {
         ingress.upgrade.agreed(switched);
     }
     let (mut parts, ()) = response.into_parts();
-    let trailers = Trailers::of(&book.plan().snapshot.mesh).of_answer(&parts.headers);
+    let headers = &mut parts.headers;
+    let trailers = Trailers::of(&book.plan().snapshot.mesh).of_answer(headers);
     let body = body.with_trailers(trailers);
-    headers::prepare_response(&mut parts.headers);
-    parts.headers.insert(
+    headers::prepare_response(headers);
+    headers.insert(
         headers::SERVICE_TIME,
         HeaderValue::from(took.as_millis() as u64),
     );
-    rule.response_headers.apply(&mut parts.headers);
-    if let Some(backend) = forward.backends.get(backend) {
-        backend.response_headers.apply(&mut parts.headers);
+    let rule = &forwarding.rule;
+    rule.response_headers.apply(headers);
+    if let Some(backend) = forward.backends.get(forwarding.backend) {
+        backend.response_headers.apply(headers);
     }
-    let cors = rule.cors_of(forward.backends.get(backend));
-    share(cors, origin.as_deref(), &mut parts.headers);
+    share(forwarding.cors(), forwarding.origin.as_deref(), headers);
     if let (Some(sessions), Some(endpoint)) = (&forward.session, &book.attempts.endpoint) {
-        let name = &cluster.cluster().name;
-        session::tell(
-            sessions,
-            session.as_deref().copied(),
-            name,
-            endpoint,
-            &mut parts.headers,
-        );
+        let name = &forwarding.cluster.cluster().name;
+        let token = forwarding.session.as_deref().copied();
+        session::tell(sessions, token, name, endpoint, headers);
     }
-    Ok(Response::from_parts(parts, body))
+    Response::from_parts(parts, body)
 }
 
 /// A filter's refusal before anybody followed the exchange.

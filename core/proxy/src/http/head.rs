@@ -174,14 +174,13 @@ pub(crate) fn line(bytes: &[u8], limit: usize) -> Result<Option<&[u8]>, HeadErro
 pub(crate) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
     let colon = memchr::memchr(b':', line).ok_or(HeadError::Field)?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-    if name.is_empty() || !name.iter().copied().all(is_token) {
+    if name.is_empty() || !is_token(name) {
         return Err(HeadError::Field);
     }
-    // memchr found no CR or LF; of the rest only HTAB is a control character a value may hold.
-    if value
-        .iter()
-        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
-    {
+    // memchr found no CR or LF; of the rest only HTAB is a control character a value may hold. Looked at
+    // to its end, because that is done many bytes at a time.
+    let control = |found, b: &u8| found | ((*b < 0x20) & (*b != b'\t')) | (*b == 0x7f);
+    if value.iter().fold(false, control) {
         return Err(HeadError::Field);
     }
     Ok((name, value))
@@ -210,32 +209,50 @@ pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, HeadError> {
 
 /// Checks a request line; answers the minor version.
 fn request_line(line: &[u8]) -> Result<u8, HeadError> {
-    let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let method = line.iter().position(|b| *b == b' ');
+    let (Some(method), Some(version)) = (method, line.len().checked_sub(VERSION.len())) else {
         return Err(HeadError::RequestLine);
     };
+    let (Some(target), method) = (line.get(method + 1..version), &line[..method]) else {
+        return Err(HeadError::RequestLine);
+    };
+    // A target holds no space, so that there are three parts and no more.
     let fits = !method.is_empty()
         && method.len() <= MAX_METHOD
-        && method.iter().copied().all(is_token)
+        && is_token(method)
         && !target.is_empty()
-        && target.iter().all(|b| *b > 0x20 && *b != 0x7f);
+        && !target
+            .iter()
+            .fold(false, |found, b| found | (*b <= 0x20) | (*b == 0x7f));
     if method == b"CONNECT" {
         return Err(HeadError::Connect);
     }
-    match version {
-        b"HTTP/1.1" if fits => Ok(1),
-        b"HTTP/1.0" if fits => Ok(0),
+    match &line[version..] {
+        b" HTTP/1.1" if fits => Ok(1),
+        b" HTTP/1.0" if fits => Ok(0),
         _ => Err(HeadError::RequestLine),
     }
 }
 
+/// What ends a request line.
+const VERSION: &[u8] = b" HTTP/1.1";
+
 /// RFC 9110 §5.6.2.
-fn is_token(b: u8) -> bool {
-    matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
-        | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
+fn is_token(name: &[u8]) -> bool {
+    name.iter().all(|b| TOKEN[usize::from(*b)])
 }
+
+/// Which bytes a token may hold.
+static TOKEN: [bool; 256] = {
+    let mut token = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        token[byte] = matches!(byte as u8, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+'
+            | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
+        byte += 1;
+    }
+    token
+};
 
 /// A length: 1 to 18 digits and nothing else.
 fn decimal(value: &[u8]) -> Result<u64, HeadError> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use wayline_model::defence::stands;
 use wayline_model::snapshot::ProxyRole;
@@ -35,7 +35,7 @@ pub(crate) fn prepare_request(
     // The codec asks the client for its body itself; an upgrade is offered upstream anew by whoever
     // took it from the codec.
     // Nobody but a proxy that terminated the client's TLS may vouch for a certificate.
-    const GONE: [HeaderName; 3] = [EXPECT, UPGRADE, CLIENT_CERT];
+    static GONE: [HeaderName; 3] = [EXPECT, UPGRADE, CLIENT_CERT];
     remove_all(headers, &GONE);
     match role {
         ProxyRole::Gateway => {
@@ -80,7 +80,7 @@ fn remove_internal(headers: &mut HeaderMap) {
 
 /// Drops what belonged to the upstream's connection.
 pub(crate) fn prepare_response(headers: &mut HeaderMap) {
-    const GONE: [HeaderName; 5] = [
+    static GONE: [HeaderName; 5] = [
         CONNECTION,
         TRANSFER_ENCODING,
         UPGRADE,
@@ -106,19 +106,22 @@ pub(crate) fn forwarded_for(source: std::net::IpAddr) -> HeaderValue {
 }
 
 fn append_forwarded_for(headers: &mut HeaderMap, source: &HeaderValue) {
-    if !headers.contains_key(&FORWARDED_FOR) {
-        headers.insert(FORWARDED_FOR, source.clone());
-        return;
-    }
+    let mut known = match headers.entry(FORWARDED_FOR) {
+        Entry::Vacant(none) => {
+            none.insert(source.clone());
+            return;
+        }
+        Entry::Occupied(known) => known,
+    };
     let mut chain = Vec::new();
-    for value in headers.get_all(&FORWARDED_FOR) {
+    for value in known.iter() {
         chain.extend_from_slice(value.as_bytes());
         chain.extend_from_slice(b", ");
     }
     chain.extend_from_slice(source.as_bytes());
     // Made of parts of header values and an address.
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
-        headers.insert(FORWARDED_FOR, value);
+        known.insert_mult(value);
     }
 }
 

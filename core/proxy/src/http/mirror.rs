@@ -108,8 +108,8 @@ async fn run(
         attempts: 0,
         ..RetryPolicy::default()
     };
-    let mut attempts = Attempts::default();
-    let sent = send::send(worker, cluster, request, &once, None, &mut attempts).await;
+    let (mut request, mut attempts) = (Some(request), Attempts::default());
+    let sent = send::send(worker, cluster, &mut request, &once, None, &mut attempts).await;
     let Ok((_, mut body)) = sent else {
         return "failed";
     };

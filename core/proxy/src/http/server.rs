@@ -80,7 +80,8 @@ pub(crate) async fn serve(ingress: Rc<Ingress>, mut io: Io, first: BytesMut) {
     match version {
         Detected::Nothing => {}
         Detected::Http1 => serve_http1(ingress, io, &first).await,
-        Detected::Http2 => serve_http2(ingress, io, first.freeze()).await,
+        // Boxed: each HTTP/1 connection would have room for it, too.
+        Detected::Http2 => Box::pin(serve_http2(ingress, io, first.freeze())).await,
     }
 }
 

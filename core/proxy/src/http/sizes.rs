@@ -23,10 +23,10 @@ fn of4<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
 #[test]
 fn futures_stay_small() {
     for (what, size, most) in [
-        ("an exchange", of2(exchange), 7168),
+        ("an exchange", of2(exchange), 2048),
         ("an HTTP connection", of3(server::serve), 8192),
         ("a connection to a gateway", of4(gateway::serve), 8192),
-        ("an HBONE connection", of3(tunnel::serve), 8192),
+        ("an HBONE connection", of3(tunnel::serve), 4608),
     ] {
         println!("{what}: {size} bytes");
         assert!(size <= most, "the future of {what} has {size} bytes");

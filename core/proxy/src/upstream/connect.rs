@@ -33,28 +33,38 @@ impl ConnectFailure {
     }
 }
 
-/// Takes an idle connection, or opens one; `fresh` asks for a new one.
+/// A connection that is there already; `fresh` asks for a new one, where connections are not shared.
+pub(crate) fn ready(endpoint: &EndpointState, http2: bool, fresh: bool) -> Option<Checkout> {
+    if http2 {
+        return ready_h2(endpoint);
+    }
+    if fresh {
+        return None;
+    }
+    endpoint.take_idle().map(Checkout::H1)
+}
+
+fn ready_h2(endpoint: &EndpointState) -> Option<Checkout> {
+    let connections = endpoint.h2.borrow();
+    let connection = connections
+        .iter()
+        .find(|connection| connection.has_room())?;
+    let stream = connection.reserve();
+    Some(Checkout::H2(connection.clone(), stream))
+}
+
+/// Opens a connection.
 pub(crate) async fn checkout(
     tunnels: &TunnelPool,
     endpoint: &Rc<EndpointState>,
     http2: bool,
-    fresh: bool,
     timeout: Duration,
 ) -> Result<Checkout, ConnectFailure> {
     if http2 {
         return checkout_h2(tunnels, endpoint, timeout).await;
     }
-    if !fresh && let Some(connection) = endpoint.take_idle() {
-        return Ok(Checkout::H1(connection));
-    }
-    // Boxed: connecting is rare, and its state would make every request's future larger.
-    let connection = Box::pin(within(endpoint, timeout, async {
-        let io = open(tunnels, &endpoint.endpoint).await?;
-        H1Connection::handshake(io)
-            .await
-            .map_err(ConnectFailure::new)
-    }));
-    Ok(Checkout::H1(connection.await?))
+    let io = open_within(tunnels, endpoint, timeout).await?;
+    Ok(Checkout::H1(H1Connection::new(io)))
 }
 
 /// Opens the byte stream to an endpoint.
@@ -72,15 +82,8 @@ async fn checkout_h2(
     timeout: Duration,
 ) -> Result<Checkout, ConnectFailure> {
     loop {
-        let ready = endpoint
-            .h2
-            .borrow()
-            .iter()
-            .find(|connection| connection.has_room())
-            .cloned();
-        if let Some(connection) = ready {
-            let stream = connection.reserve();
-            return Ok(Checkout::H2(connection, stream));
+        if let Some(connection) = ready_h2(endpoint) {
+            return Ok(connection);
         }
         if endpoint.dialing_h2.get() {
             endpoint.dialed_h2.notified().await;
@@ -92,12 +95,12 @@ async fn checkout_h2(
             }
         }
         let dialing = Dialing::start(endpoint);
-        let dialled = Box::pin(within(endpoint, timeout, async {
+        let dialled = within(endpoint, timeout, async {
             let io = open(tunnels, &endpoint.endpoint).await?;
             H2Connection::handshake(io)
                 .await
                 .map_err(ConnectFailure::new)
-        }))
+        })
         .await;
         endpoint.note_dial(dialled.as_ref().err().cloned());
         let connection = dialled?;
@@ -221,8 +224,7 @@ mod tests {
         );
         let tunnels = TunnelPool::new(CertificateStore::default(), Default::default());
         let timeout = Duration::from_millis(100);
-        let outcomes =
-            join_all((0..20).map(|_| checkout(&tunnels, &endpoint, true, false, timeout)));
+        let outcomes = join_all((0..20).map(|_| checkout(&tunnels, &endpoint, true, timeout)));
         let failures: Vec<_> = outcomes
             .await
             .into_iter()

@@ -127,9 +127,11 @@ impl EndpointState {
 
     /// Keeps a connection for the next request, if it can take one.
     pub(crate) fn put_idle(&self, mut connection: Box<H1Connection>) {
-        if self.removed.get() || !connection.is_usable() {
+        // Whether something arrived meanwhile is seen when it is taken.
+        if self.removed.get() || !connection.is_clean() {
             return;
         }
+        connection.rest();
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
             idle.push((0, connection));

@@ -1,7 +1,7 @@
 //! The response body on its way down, carrying the connection it comes from.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -37,7 +37,6 @@ pub(crate) struct Switched {
 }
 
 struct Rest {
-    body: Incoming,
     lease: Lease,
     deadline: Option<Deadline>,
 }
@@ -46,13 +45,14 @@ struct Rest {
 pub(crate) enum Lease {
     /// The connection, which this body drives and gives back.
     H1(Box<H1Connection>, InFlight),
-    /// A connection that still carries the request, driven by its own task and used once.
+    /// A connection that still carries the request, sent on by a task and used once.
     Detached {
         connection: Detached,
         _in_flight: InFlight,
     },
     /// A stream of a shared connection, driven by its own task; counted while it lasts.
     H2 {
+        body: Incoming,
         _stream: StreamCount,
         _in_flight: InFlight,
     },
@@ -60,45 +60,23 @@ pub(crate) enum Lease {
 
 impl UpstreamBody {
     /// Takes over a body. One that has arrived whole gives its connection back at once.
-    pub(crate) fn new(mut body: Incoming, lease: Lease) -> Self {
-        if body.is_end_stream() {
-            lease.release();
-            return Self {
-                first: None,
-                rest: None,
-                switched: None,
-                trailers: Trailers::default(),
-            };
-        }
-        if !matches!(lease, Lease::H1(..)) {
-            return Self {
-                first: None,
-                rest: Some(Rest::new(body, lease)),
-                switched: None,
-                trailers: Trailers::default(),
-            };
-        }
-        let mut now = Context::from_waker(Waker::noop());
-        let (first, ended) = match Pin::new(&mut body).poll_frame(&mut now) {
-            Poll::Pending => (None, false),
-            // Of a connection that broke this may not be the end; its driver knows.
-            Poll::Ready(None) => (None, !lease.is_broken()),
-            Poll::Ready(Some(frame)) => {
-                (Some(frame.map_err(BodyError::from)), body.is_end_stream())
-            }
+    pub(crate) fn new(mut lease: Lease) -> Self {
+        let first = match &mut lease {
+            Lease::H1(connection, _) => connection.take_frame(),
+            Lease::Detached { .. } | Lease::H2 { .. } => None,
         };
-        if ended {
+        let rest = if lease.has_ended() {
             lease.release();
-            return Self {
-                first,
-                rest: None,
-                switched: None,
-                trailers: Trailers::default(),
-            };
-        }
+            None
+        } else {
+            Some(Rest {
+                lease,
+                deadline: None,
+            })
+        };
         Self {
             first,
-            rest: Some(Rest::new(body, lease)),
+            rest,
             switched: None,
             trailers: Trailers::default(),
         }
@@ -155,7 +133,7 @@ impl Body for UpstreamBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                if rest.body.is_end_stream() {
+                if rest.lease.has_ended() {
                     this.release();
                 }
                 Poll::Ready(Some(Ok(clean(frame, &this.trailers))))
@@ -172,11 +150,8 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none()
-            && self
-                .rest
-                .as_ref()
-                .is_none_or(|rest| rest.body.is_end_stream())
+        // What is still to be read has not ended, or it would not be here.
+        self.first.is_none() && self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -187,7 +162,7 @@ impl Body for UpstreamBody {
         let Some(rest) = &self.rest else {
             return SizeHint::with_exact(first);
         };
-        let rest = rest.body.size_hint();
+        let rest = rest.lease.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper + first);
@@ -214,51 +189,39 @@ fn clean(frame: Frame<Bytes>, passing: &Trailers) -> Frame<Bytes> {
 }
 
 impl Rest {
-    fn new(body: Incoming, lease: Lease) -> Self {
-        Self {
-            body,
-            lease,
-            deadline: None,
-        }
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Some(Err(BodyError::Timeout)));
         }
-        let Lease::H1(connection, _) = &mut self.lease else {
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            if frame.is_none() && self.lease.is_broken() {
-                return Poll::Ready(Some(Err(BodyError::Upstream)));
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
-        };
-        // Only the driver fills the body, and it is driven right here: nobody needs waking.
-        let mut unwoken = Context::from_waker(Waker::noop());
-        for drive in [true, false] {
-            if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut unwoken) {
-                if frame.is_none() && connection.failed() {
-                    return Poll::Ready(Some(Err(BodyError::Upstream)));
-                }
-                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
-            }
-            if drive {
-                connection.poll_driver(cx);
+        match &mut self.lease {
+            Lease::H1(connection, _) => connection.poll_frame(cx),
+            Lease::Detached { connection, .. } => connection.poll_frame(cx),
+            Lease::H2 { body, .. } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
         }
-        Poll::Pending
     }
 }
 
 impl Lease {
-    /// Whether the connection broke under the response.
-    fn is_broken(&self) -> bool {
+    /// Whether nothing of the response is still to come.
+    fn has_ended(&self) -> bool {
         match self {
-            Self::H1(connection, _) => connection.failed(),
-            Self::Detached { connection, .. } => connection.failed(),
-            Self::H2 { .. } => false,
+            // Of a connection that broke this is not the end, but there is nothing behind it either.
+            Self::H1(connection, _) => connection.is_end_stream() || connection.failed(),
+            Self::Detached { connection, .. } => connection.is_end_stream(),
+            Self::H2 { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1(connection, _) => connection.size_hint(),
+            Self::Detached { connection, .. } => connection.size_hint(),
+            Self::H2 { body, .. } => body.size_hint(),
         }
     }
 

@@ -1,23 +1,21 @@
 //! Sending one request: choose an endpoint, take a connection, try again where that is safe.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use wayline_model::defence::stands;
 use wayline_model::route::RetryPolicy;
 
 use super::cluster::ClusterState;
 use super::connect::{self, Checkout, ConnectFailure};
 use super::endpoint::{EndpointState, InFlight};
-use super::h1::H1Connection;
+use super::h1::{H1Connection, H1Error};
 use super::response::{Lease, Switched, UpstreamBody};
 use crate::http::body::{ClientBody, RequestBody};
 use crate::random::Random;
@@ -90,19 +88,19 @@ enum Failure {
     TimedOut,
 }
 
-/// Sends a request and waits for the response head, but no longer than one attempt may take.
+/// Sends a request and waits for the response head, but no longer than one attempt may take. What could
+/// not be sent again is taken from `request`.
 pub(crate) async fn send(
     worker: &Worker,
     cluster: &Rc<ClusterState>,
-    request: UpstreamRequest,
+    request: &mut Option<UpstreamRequest>,
     retry: &RetryPolicy,
     per_attempt: Option<Duration>,
     attempts: &mut Attempts,
 ) -> Result<(Response<()>, UpstreamBody), UpstreamError> {
     let timeout = Duration::from_millis(cluster.cluster().connect_timeout_ms);
-    let client_body = request.body.clone();
+    let client_body = request.as_ref().and_then(|request| request.body.clone());
     let mut tried: Vec<Rc<EndpointState>> = Vec::new();
-    let mut request = Some(request);
     let mut left = retry.attempts.min(RetryPolicy::MAX_ATTEMPTS);
     let mut fresh = false;
     loop {
@@ -113,10 +111,10 @@ pub(crate) async fn send(
         attempts.count += 1;
         attempts.endpoint = Some(Rc::clone(&endpoint));
         let outcome = match per_attempt {
-            None => attempt(worker, &endpoint, &mut request, retry, fresh, timeout).await,
+            None => attempt(worker, &endpoint, request, retry, fresh, timeout).await,
             // Boxed: few rules have a timeout, and its state would make every request's future larger.
             Some(limit) => {
-                let attempt = attempt(worker, &endpoint, &mut request, retry, fresh, timeout);
+                let attempt = attempt(worker, &endpoint, request, retry, fresh, timeout);
                 Box::pin(tokio::time::timeout(limit, attempt))
                     .await
                     .unwrap_or(Err(Failure::TimedOut))
@@ -212,81 +210,73 @@ async fn attempt(
         return Err(Failure::Reset);
     };
     let in_flight = InFlight::on(endpoint);
-    let connection = connect::checkout(&worker.tunnels, endpoint, wanted.http2, fresh, timeout)
+    let connection = match connect::ready(endpoint, wanted.http2, fresh) {
+        Some(connection) => connection,
+        // Boxed: connecting is rare, and its state would make every request's future larger.
+        None => Box::pin(connect::checkout(
+            &worker.tunnels,
+            endpoint,
+            wanted.http2,
+            timeout,
+        ))
         .await
-        .map_err(Failure::Connect)?;
+        .map_err(Failure::Connect)?,
+    };
     match connection {
-        Checkout::H1(connection) => {
-            // Who may have closed this connection meanwhile gets what may be sent twice only; then a
-            // copy stays for the second time.
+        Checkout::H1(mut connection) => {
+            // Who may have closed this connection meanwhile gets what may be sent twice only; then it
+            // stays for the second time.
             let reused = connection.is_reused();
             let asked = wanted.upgrade.is_some();
             let sending = wanted.body.clone();
             let may_be_stale = reused && is_idempotent(&wanted.method) && !endpoint.is_trusted();
-            let message = if may_be_stale || sends_again(retry) {
-                wanted.to_h1()
-            } else {
-                match request.take() {
-                    Some(request) => request.into_h1(),
-                    None => return Err(Failure::Reset),
-                }
-            };
-            let sent = connection.send(message).await;
+            connection.begin(wanted, wanted.attempt_body());
+            if !(may_be_stale || sends_again(retry))
+                && let Some(sent) = request.take()
+            {
+                connection.lend(sent.headers);
+            }
+            let answered = poll_fn(|cx| connection.poll_answer(cx)).await;
             if reused {
-                endpoint.reuse(sent.is_ok());
+                endpoint.reuse(answered.is_ok());
             }
-            match sent {
-                Ok((response, connection))
-                    if asked && response.status() == StatusCode::SWITCHING_PROTOCOLS =>
-                {
-                    switch(response, connection, in_flight).await
-                }
-                Ok((response, _)) if !has_one_reading(&response) && stands("response-framing") => {
-                    Err(Failure::Protocol)
-                }
-                Ok((response, connection)) => Ok(split(response, |body| {
-                    let under_way = sending.is_some_and(|body| body.is_under_way());
-                    let lease = if under_way {
-                        Lease::Detached {
-                            connection: connection.detach(),
-                            _in_flight: in_flight,
-                        }
-                    } else {
-                        Lease::H1(connection, in_flight)
-                    };
-                    UpstreamBody::new(body, lease)
-                })),
-                Err(failure) => {
-                    if let Some(unsent) = failure.unsent {
-                        request.get_or_insert_with(|| UpstreamRequest::from_unsent(unsent));
-                        return Err(Failure::Stale);
-                    }
-                    if failure.error.is_parse() {
-                        return Err(Failure::Protocol);
-                    }
-                    Err(if may_be_stale {
-                        Failure::Stale
-                    } else {
-                        Failure::Reset
-                    })
-                }
+            let response = answered.map_err(|error| match error {
+                H1Error::Malformed => Failure::Protocol,
+                H1Error::Broken if may_be_stale => Failure::Stale,
+                H1Error::Broken => Failure::Reset,
+            })?;
+            if asked && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return switch(response, connection, in_flight);
             }
+            if !has_one_reading(&response) && stands("response-framing") {
+                return Err(Failure::Protocol);
+            }
+            let lease = if sending.is_some_and(|body| body.is_under_way()) {
+                Lease::Detached {
+                    connection: connection.detach(),
+                    _in_flight: in_flight,
+                }
+            } else {
+                Lease::H1(connection, in_flight)
+            };
+            Ok((without_length(response), UpstreamBody::new(lease)))
         }
         Checkout::H2(connection, stream) => {
-            let message = wanted.to_h2();
-            match connection.send(message).await {
+            // Boxed: it would make the future of every HTTP/1 request larger, too.
+            match Box::pin(connection.send(wanted.to_h2())).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     Err(Failure::Protocol)
                 }
-                Ok(response) => Ok(split(response, |body| {
-                    UpstreamBody::new(
+                Ok(response) => {
+                    let (parts, body) = response.into_parts();
+                    let lease = Lease::H2 {
                         body,
-                        Lease::H2 {
-                            _stream: stream,
-                            _in_flight: in_flight,
-                        },
-                    )
-                })),
+                        _stream: stream,
+                        _in_flight: in_flight,
+                    };
+                    let response = without_length(Response::from_parts(parts, ()));
+                    Ok((response, UpstreamBody::new(lease)))
+                }
                 Err((error, unsent)) => Err(if unsent.is_some() || was_refused(&error) {
                     Failure::Refused
                 } else if is_protocol_error(&error) {
@@ -300,29 +290,6 @@ async fn attempt(
 }
 
 impl UpstreamRequest {
-    fn to_h1(&self) -> Request<RequestBody> {
-        h1_message(
-            self.method.clone(),
-            self.path.clone(),
-            self.authority.clone(),
-            self.headers.clone(),
-            self.upgrade.clone(),
-            self.attempt_body(),
-        )
-    }
-
-    fn into_h1(self) -> Request<RequestBody> {
-        let body = self.attempt_body();
-        h1_message(
-            self.method,
-            self.path,
-            self.authority,
-            self.headers,
-            self.upgrade,
-            body,
-        )
-    }
-
     fn to_h2(&self) -> Request<RequestBody> {
         let mut message = Request::new(self.attempt_body());
         *message.method_mut() = self.method.clone();
@@ -343,78 +310,30 @@ impl UpstreamRequest {
             .as_ref()
             .map_or(RequestBody::Empty, ClientBody::attempt)
     }
-
-    /// Takes a request back that the connection never wrote.
-    fn from_unsent(message: Request<RequestBody>) -> Self {
-        let (mut parts, body) = message.into_parts();
-        let authority = parts
-            .headers
-            .remove(HOST)
-            .unwrap_or(HeaderValue::from_static(""));
-        parts.headers.remove(CONNECTION);
-        let upgrade = parts.headers.remove(UPGRADE);
-        Self {
-            method: parts.method,
-            path: parts
-                .uri
-                .path_and_query()
-                .cloned()
-                .unwrap_or(PathAndQuery::from_static("/")),
-            authority,
-            headers: parts.headers,
-            body: body.into_client(),
-            http2: false,
-            upgrade,
-        }
-    }
-}
-
-fn h1_message(
-    method: Method,
-    path: PathAndQuery,
-    authority: HeaderValue,
-    mut headers: HeaderMap,
-    upgrade: Option<HeaderValue>,
-    body: RequestBody,
-) -> Request<RequestBody> {
-    headers.insert(HOST, authority);
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol);
-    }
-    let mut message = Request::new(body);
-    *message.method_mut() = method;
-    *message.uri_mut() = Uri::from(path);
-    *message.headers_mut() = headers;
-    message
 }
 
 /// Takes a connection from its codec, whose upstream agreed to speak another protocol.
-async fn switch(
-    response: Response<Incoming>,
+fn switch(
+    response: Response<()>,
     connection: Box<H1Connection>,
     in_flight: InFlight,
 ) -> Result<(Response<()>, UpstreamBody), Failure> {
     let Some(protocol) = response.headers().get(UPGRADE).cloned() else {
         return Err(Failure::Protocol);
     };
-    let (io, first) = connection.into_switched().await.ok_or(Failure::Reset)?;
-    let (parts, _none) = response.into_parts();
+    let (io, first) = connection.into_switched();
     let switched = Switched {
         io,
         first,
         protocol,
         _in_flight: in_flight,
     };
-    Ok((
-        Response::from_parts(parts, ()),
-        UpstreamBody::switched(switched),
-    ))
+    Ok((response, UpstreamBody::switched(switched)))
 }
 
 /// Whether an HTTP/1 response can be read in one way only (RFC 9112 §6.3). One that switches protocols
 /// answers what was not asked.
-fn has_one_reading(response: &Response<Incoming>) -> bool {
+fn has_one_reading(response: &Response<()>) -> bool {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return false;
     }
@@ -428,16 +347,13 @@ fn has_one_reading(response: &Response<Incoming>) -> bool {
         && !headers.contains_key(CONTENT_LENGTH)
 }
 
-fn split(
-    response: Response<Incoming>,
-    body: impl FnOnce(Incoming) -> UpstreamBody,
-) -> (Response<()>, UpstreamBody) {
-    let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::NO_CONTENT {
-        // RFC 9110 §8.6 forbids it, and HTTP/2 clients take it for a body that is missing.
-        parts.headers.remove(CONTENT_LENGTH);
+/// RFC 9110 §8.6 forbids a length where there is no content, and HTTP/2 clients take it for a body that
+/// is missing.
+fn without_length(mut response: Response<()>) -> Response<()> {
+    if response.status() == StatusCode::NO_CONTENT {
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
-    (Response::from_parts(parts, ()), body(incoming))
+    response
 }
 
 /// Whether a request may be sent another time, as far as its body goes.
