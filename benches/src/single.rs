@@ -8,12 +8,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use wayline_hbone::{Client, TunnelAuthority, TunnelStream};
 use wayline_model::resource::parse;
@@ -100,6 +102,51 @@ impl Single {
         })
     }
 
+    /// Opens so many connections to the waypoint that then do nothing. Their clients live on a thread of
+    /// their own, so that whoever counts on this one counts the core's ends.
+    pub fn idle(&self, count: usize) -> Result<Idle, Failure> {
+        let mut near = Vec::new();
+        for _ in 0..count {
+            let (client, far, source) = self.runtime.block_on(pair())?;
+            self.core.tunnel(far, source);
+            near.push(client.into_std()?);
+        }
+        let (opened, all_open) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let store = self.client.clone();
+        let clients = std::thread::spawn(move || -> Result<(), String> {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default())
+                .map_err(|error| error.to_string())?;
+            runtime.block_on(async {
+                let mut open = Vec::new();
+                for tcp in near {
+                    let tcp = TcpStream::from_std(tcp).map_err(|error| error.to_string())?;
+                    open.push(
+                        client(&store, tcp)
+                            .await
+                            .map_err(|error| error.to_string())?,
+                    );
+                }
+                // Settings and windows are still to be acknowledged.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                // Whoever does not wait any more does not need to know.
+                let _told = opened.send(());
+                let _end = ended.await;
+                Ok(())
+            })
+        });
+        let idle = Idle {
+            _end: end,
+            clients: Some(clients),
+        };
+        match self.runtime.block_on(all_open) {
+            Ok(()) => Ok(idle),
+            Err(_) => Err(idle.failure().into()),
+        }
+    }
+
     /// Runs a piece of client work.
     pub fn run<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         self.runtime.block_on(work)
@@ -124,18 +171,25 @@ impl Single {
     pub async fn tunnels(&self) -> Result<Tunnels, Failure> {
         let (near, far, source) = pair().await?;
         self.core.tunnel(far, source);
-        let epoch = self.client.current()?;
-        let tls = wayline_tls::connect(&epoch, near, &[waypoint_identity()]).await?;
-        let settings = wayline_hbone::Settings::default();
-        let (client, driver) = wayline_hbone::connect(tls, &settings).await?;
-        spawn_local(async {
-            // Its end is seen by the streams it carries.
-            let _ended = driver.await;
-        });
         Ok(Tunnels {
-            client,
+            client: client(&self.client, near).await?,
             authority: TunnelAuthority::parse(AUTHORITY)?,
         })
+    }
+}
+
+/// Connections that do nothing until this is dropped.
+pub struct Idle {
+    _end: oneshot::Sender<()>,
+    clients: Option<JoinHandle<Result<(), String>>>,
+}
+
+impl Idle {
+    fn failure(mut self) -> String {
+        match self.clients.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => error,
+            _ => "the clients' thread ended".to_owned(),
+        }
     }
 }
 
@@ -160,6 +214,19 @@ where
         }
     }
     Ok(())
+}
+
+/// The client's end of a tunnel's connection.
+async fn client(store: &CertificateStore, tcp: TcpStream) -> Result<Client, Failure> {
+    let epoch = store.current()?;
+    let tls = wayline_tls::connect(&epoch, tcp, &[waypoint_identity()]).await?;
+    let settings = wayline_hbone::Settings::default();
+    let (client, driver) = wayline_hbone::connect(tls, &settings).await?;
+    spawn_local(async {
+        // Its end is seen by the streams it carries.
+        let _ended = driver.await;
+    });
+    Ok(client)
 }
 
 /// What the manifests of a setup translate to; a finding is an error.

@@ -13,6 +13,9 @@ const WARM_UP: usize = 200;
 /// So many are counted, so that what happens once a second is no part of one.
 const COUNTED: usize = 500;
 
+/// So many connections do nothing while their memory is counted.
+const IDLE: usize = 100;
+
 /// Allocations per exchange on this connection.
 fn per_request<IO>(single: &Single, mut connection: Connection<IO>) -> Result<u64, Failure>
 where
@@ -76,4 +79,27 @@ fn through_a_tunnel() {
     let stream = single.run(tunnels.open()).unwrap();
     let found = per_request(&single, Connection::new(stream)).unwrap();
     assert_within("through a tunnel", found, 12..=18);
+}
+
+#[test]
+fn an_idle_tunnel() {
+    let setup = Setup {
+        door: Door::Hbone,
+        rules: true,
+        ..Setup::PLAIN
+    };
+    let single = Single::start(&setup).unwrap();
+    let warm = single.idle(10).unwrap();
+    let mut idle = None;
+    let counted = measure(|| idle = Some(single.idle(IDLE)));
+    let _open = idle.unwrap().unwrap();
+    drop(warm);
+    let each = u64::try_from(counted.bytes_current).unwrap() / IDLE as u64;
+    let number = counted.count_current / IDLE as i64;
+    println!("an idle tunnel: {each} bytes in {number} allocations");
+    // Of these, 24 KiB are HTTP/2's buffers for writing and reading, which are mostly never touched.
+    assert!(
+        (30_000..=44_000).contains(&each),
+        "an idle tunnel keeps {each} bytes; if it has to, change the range"
+    );
 }
