@@ -15,6 +15,7 @@ use wayline_model::snapshot::{Proxy, Ways};
 
 use crate::callout::Callout;
 use crate::context::RequestContext;
+use crate::network::PlacedNetwork;
 
 /// Where in the chain a filter stands, in Istio's order for waypoints (istiod: listener_waypoint.go).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -362,4 +363,10 @@ pub struct Scope<'a> {
 pub trait FilterSource: Send + Sync {
     /// The filters for a scope, ready to use.
     fn filters(&self, scope: &Scope<'_>) -> Vec<Placed>;
+
+    /// The filters of opaque bytes for a scope; none by default.
+    fn network_filters(&self, scope: &Scope<'_>) -> Vec<PlacedNetwork> {
+        let _ = scope;
+        Vec::new()
+    }
 }

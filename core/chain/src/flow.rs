@@ -529,7 +529,7 @@ fn trailers_needed(direction: Direction, needs: Needs) -> bool {
 }
 
 /// Joins bytes without copying where one side is empty; a growing buffer is copied once, not per chunk.
-fn append(held: &mut Bytes, more: Bytes) {
+pub(crate) fn append(held: &mut Bytes, more: Bytes) {
     if more.is_empty() {
         return;
     }

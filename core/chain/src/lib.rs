@@ -1,5 +1,5 @@
 //! The filter contract: what a filter is told, what it may answer, and the runner that takes one
-//! exchange through a chain of them.
+//! exchange through a chain of them; beside it the same for the bytes of a connection ([`network`]).
 //!
 //! This room owns [`Filter`] and [`StreamFilter`], phases and their order, the request context, the
 //! port [`Callout`] by which filters reach out, and the runner. It refuses to know sockets, codecs,
@@ -17,6 +17,7 @@ pub mod context;
 mod exchange;
 pub mod filter;
 mod flow;
+pub mod network;
 pub mod runner;
 
 pub use body::{BodyError, FilteredRequest, FilteredResponse};
@@ -29,5 +30,9 @@ pub use context::{Connection, RequestContext, RequestFacts, Routed};
 pub use filter::{
     Begin, Direction, Filter, FilterSource, Held, LocalReply, Needs, Phase, Placed, ResponseHead,
     Scope, Step, StreamFilter, Summary,
+};
+pub use network::{
+    Closer, ConnectionContext, ConnectionFilter, NetworkBegin, NetworkChain, NetworkEnd,
+    NetworkFilter, NetworkRun, NetworkStep, PlacedNetwork,
 };
 pub use runner::{ChainRun, Interrupt, Outcome};

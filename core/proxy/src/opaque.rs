@@ -1,5 +1,7 @@
 //! Opaque bytes: ports declared TCP or TLS, and what turns out not to be HTTP.
 
+mod filtered;
+
 use std::cell::OnceCell;
 use std::io;
 use std::pin::Pin;
@@ -113,6 +115,10 @@ impl Opaque {
             respond.refuse(StatusCode::UNAUTHORIZED);
             return;
         }
+        if let Some(run) = self.follow() {
+            Box::pin(self.serve_filtered(run, respond)).await;
+            return;
+        }
         let Some(outcome) = unless_abandoned(&mut respond, self.connect()).await else {
             return;
         };
@@ -126,7 +132,7 @@ impl Opaque {
         };
         match respond.accept(HeaderMap::new()) {
             Ok(tunnel) => {
-                self.relay(Io::Tunnel(tunnel), BytesMut::new(), Some(upstream))
+                self.copy(Io::Tunnel(tunnel), BytesMut::new(), Some(upstream))
                     .await
             }
             Err(error) => tracing::debug!(%error, "a tunnel was gone before it was answered"),
@@ -213,8 +219,18 @@ impl Opaque {
         }
     }
 
-    /// Relays bytes both ways until both sides are done. `first` was read from the client already.
+    /// Relays bytes both ways, through the filters of the target if there are any, until both sides are
+    /// done. `first` was read from the client already.
     pub(crate) async fn relay(self, client: Io, first: BytesMut, upstream: Option<Upstream>) {
+        match self.follow() {
+            None => self.copy(client, first, upstream).await,
+            Some(run) => {
+                Box::pin(self.relay_filtered(run, client, first, upstream)).await;
+            }
+        }
+    }
+
+    async fn copy(self, client: Io, first: BytesMut, upstream: Option<Upstream>) {
         let upstream = match upstream {
             Some(upstream) => upstream,
             None => match self.connect().await {

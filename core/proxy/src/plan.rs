@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use wayline_chain::{Callout, Chain, FilterSource, Scope};
+use wayline_chain::{Callout, Chain, FilterSource, NetworkChain, Scope};
 use wayline_model::Snapshot;
 use wayline_model::authentication::Authentication;
 use wayline_model::authorization::Authorization;
@@ -55,6 +55,8 @@ pub(crate) struct Bound {
     pub(crate) place: Place,
     /// Its filters.
     pub(crate) chain: Rc<Chain>,
+    /// Its filters of opaque bytes.
+    pub(crate) network: Rc<NetworkChain>,
     /// Label set of the service asked for.
     pub(crate) destination: DestinationId,
     /// Label set of the gateway itself, which is the source of what a gateway reports.
@@ -222,6 +224,11 @@ impl Plan {
             .iter()
             .flat_map(|source| source.filters(&scope))
             .collect();
+        let network = self
+            .sources
+            .iter()
+            .flat_map(|source| source.network_filters(&scope))
+            .collect();
         let destination = match place.service() {
             Some(service) => DestinationLabels::of(service),
             None => DestinationLabels::unknown(),
@@ -236,6 +243,7 @@ impl Plan {
         let bound = Rc::new(Bound {
             place: place.clone(),
             chain: Rc::new(Chain::new(filters)),
+            network: Rc::new(NetworkChain::new(network)),
             destination: self.metrics.intern_destination(destination),
             itself: self.metrics.intern_peer(itself),
             origin: self
