@@ -110,6 +110,11 @@ callbacks! {
     response_headers: "proxy_on_response_headers", (2 or 3) -> u32;
     response_body: "proxy_on_response_body", 3 -> u32;
     response_trailers: "proxy_on_response_trailers", 2 -> u32;
+    new_connection: "proxy_on_new_connection", 1 -> u32;
+    downstream_data: "proxy_on_downstream_data", 3 -> u32;
+    upstream_data: "proxy_on_upstream_data", 3 -> u32;
+    downstream_close: "proxy_on_downstream_connection_close", 2 -> ();
+    upstream_close: "proxy_on_upstream_connection_close", 2 -> ();
     http_call_response: "proxy_on_http_call_response", 5 -> ();
     grpc_initial_metadata: "proxy_on_grpc_receive_initial_metadata", 3 -> ();
     grpc_receive: "proxy_on_grpc_receive", 3 -> ();

@@ -118,7 +118,7 @@ pub(crate) fn view(state: &State, map: Map) -> Option<View<'_>> {
             let metadata = state.callouts.metadata.as_ref()?;
             (metadata.0 == map).then(|| View::plain(&metadata.1))
         }
-        _ if !state.has_exchange() => None,
+        _ if !state.has_exchange() || exchange.is_connection => None,
         Map::RequestHeaders => Some(View::of_request(&exchange.context)),
         Map::ResponseHeaders => {
             let head = exchange.context.response.as_ref()?;
@@ -274,7 +274,7 @@ fn set_pseudo(state: &mut State, map: Map, name: &[u8], value: &[u8]) -> Answer 
 
 /// The headers of a map that is in the module's hands and not only to be read.
 fn editable(state: &mut State, map: Map) -> Result<&mut HeaderMap, Status> {
-    if !state.has_exchange() {
+    if !state.has_exchange() || state.exchange.is_connection {
         return Err(Status::BadArgument);
     }
     let exchange = &mut state.exchange;

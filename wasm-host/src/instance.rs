@@ -429,14 +429,14 @@ impl Running {
     }
 
     /// Whether that context is done.
-    fn done(&mut self, id: u32) -> Result<bool, Fault> {
+    pub(crate) fn done(&mut self, id: u32) -> Result<bool, Fault> {
         let done = self.call(Callback::done, id, |callbacks, store| {
             Some(callbacks.done.as_ref()?.call(store, id))
         })?;
         Ok(done != Some(0))
     }
 
-    fn delete(&mut self, id: u32) -> Result<(), Fault> {
+    pub(crate) fn delete(&mut self, id: u32) -> Result<(), Fault> {
         self.call(Callback::delete, id, |callbacks, store| {
             Some(callbacks.delete.as_ref()?.call(store, id))
         })

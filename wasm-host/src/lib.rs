@@ -2,7 +2,7 @@
 //!
 //! This room owns what a module must look like to be hosted ([`inspect`]), how modules are compiled
 //! and run ([`Engine`], [`Prepared`]), the ABI in its versions 0.1.0 to 0.2.1, instances and their
-//! limits, and each plugin as a filter ([`WasmFilter`]). It refuses to know sockets: modules reach out
+//! limits, and each plugin as a filter ([`WasmFilter`], [`WasmNetworkFilter`]). It refuses to know sockets: modules reach out
 //! by the chain's `Callout`.
 //!
 //! The way of a module: [`Modules::obtain`] → bytes → [`inspect`] → [`Engine::precompile`], in a process of
@@ -40,6 +40,7 @@ mod manager;
 mod memory;
 mod metrics;
 mod module;
+mod network;
 mod pairs;
 mod place;
 mod prepared;
@@ -72,6 +73,7 @@ pub use module::{
     COMPILER_ARGS, CacheError, CompileLimits, Compiled, Compiler, Digest, ModuleError,
     ModuleSettings, Modules, Origin, run_child,
 };
+pub use network::WasmNetworkFilter;
 pub use prepared::Prepared;
 pub use source::{PluginSource, phase};
 pub use trusted::Artifact;

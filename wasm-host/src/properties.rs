@@ -117,6 +117,7 @@ fn of_exchange(state: &State, first: &str, rest: &[&str], out: &mut Out<'_>) -> 
     let connection = &*context.connection;
     let routed = context.routed.as_ref();
     match (first, rest) {
+        ("request" | "response", _) if exchange.is_connection => None,
         ("request", [name, rest @ ..]) => request(state, exchange, name, rest, out),
         ("response", [name, rest @ ..]) => response(state, exchange, name, rest, out),
         ("connection", [name]) => of_connection(state, connection, name, out),

@@ -1,7 +1,7 @@
 //! The plugins of a target as filters of its chain.
 //!
 //! A plugin that can not run stands in the chain as what its failStrategy makes of it: with FAIL_OPEN
-//! nothing, else a filter that answers 503. Istio answers 403 where a module could not be fetched
+//! nothing, else a filter that answers 503, or ends connections. Istio answers 403 where a module could not be fetched
 //! (its agent puts a deny-all policy in the filter's place) and 503 where it could not be started; here
 //! both are 503, because neither is the client's fault and either may be over a moment later.
 
@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use wayline_chain::{
-    Begin, Filter, FilterSource, LocalReply, Phase, Placed, RequestContext, Scope,
+    Begin, ConnectionContext, Filter, FilterSource, LocalReply, NetworkBegin, NetworkEnd,
+    NetworkFilter, Phase, Placed, PlacedNetwork, RequestContext, Scope,
 };
-use wayline_model::plugin::{AttachedPlugin, FailStrategy, PluginPhase, Verdict};
+use wayline_model::plugin::{AttachedPlugin, FailStrategy, PluginKind, PluginPhase, Verdict};
 
 use crate::filter::WasmFilter;
 use crate::loader::LoadedPlugin;
 use crate::manager::Shelf;
+use crate::network::WasmNetworkFilter;
 
 /// Offers the plugins that are in force at a scope.
 #[derive(Clone, Debug)]
@@ -33,28 +35,77 @@ impl PluginSource {
 
     fn filter(&self, attached: &AttachedPlugin, scope: &Scope<'_>) -> Option<Placed> {
         let plugin = &attached.plugin;
-        let Verdict::Ready { digest, .. } = &attached.verdict else {
-            return unavailable(attached);
+        let filter: Rc<dyn Filter> = match self.loaded(attached) {
+            Some(loaded) => {
+                let (host, prepared) = (&loaded.host, &loaded.prepared);
+                Rc::new(WasmFilter::new(host, prepared, plugin, scope))
+            }
+            None => Rc::new(Refusal::instead_of(attached)?),
         };
-        let Some(loaded) = self.shelf.get(plugin.key, digest) else {
+        Some(Placed {
+            phase: phase(plugin.phase),
+            // They come in the order of their priorities, which the chain keeps among equals.
+            priority: 0,
+            filter,
+        })
+    }
+
+    fn network_filter(
+        &self,
+        attached: &AttachedPlugin,
+        scope: &Scope<'_>,
+    ) -> Option<PlacedNetwork> {
+        let plugin = &attached.plugin;
+        let filter: Rc<dyn NetworkFilter> = match self.loaded(attached) {
+            Some(loaded) => {
+                let (host, prepared) = (&loaded.host, &loaded.prepared);
+                Rc::new(WasmNetworkFilter::new(host, prepared, plugin, scope))
+            }
+            None => Rc::new(Refusal::instead_of(attached)?),
+        };
+        Some(PlacedNetwork {
+            phase: phase(plugin.phase),
+            priority: 0,
+            filter,
+        })
+    }
+
+    /// The plugin's module, where it can run.
+    fn loaded(&self, attached: &AttachedPlugin) -> Option<Arc<LoadedPlugin>> {
+        let Verdict::Ready { digest, .. } = &attached.verdict else {
+            return None;
+        };
+        let loaded = self.shelf.get(attached.plugin.key, digest);
+        if loaded.is_none() {
             tracing::error!(
-                plugin = &*plugin.name,
+                plugin = &*attached.plugin.name,
                 "a Wasm plugin is in force whose module was given up: its failStrategy decides"
             );
-            return unavailable(attached);
-        };
-        let filter = WasmFilter::new(&loaded.host, &loaded.prepared, plugin, scope);
-        Some(placed(attached, Rc::new(filter)))
+        }
+        loaded
     }
 }
 
 impl FilterSource for PluginSource {
     fn filters(&self, scope: &Scope<'_>) -> Vec<Placed> {
-        let plugins = scope.plugins.iter();
-        plugins
+        of_kind(scope, PluginKind::Http)
             .filter_map(|attached| self.filter(attached, scope))
             .collect()
     }
+
+    fn network_filters(&self, scope: &Scope<'_>) -> Vec<PlacedNetwork> {
+        of_kind(scope, PluginKind::Network)
+            .filter_map(|attached| self.network_filter(attached, scope))
+            .collect()
+    }
+}
+
+fn of_kind<'a>(
+    scope: &Scope<'a>,
+    kind: PluginKind,
+) -> impl Iterator<Item = &'a AttachedPlugin> + use<'a> {
+    let plugins = scope.plugins.iter();
+    plugins.filter(move |attached| attached.plugin.kind == kind)
 }
 
 /// Where a plugin's phase stands in the chain.
@@ -68,36 +119,29 @@ pub fn phase(phase: PluginPhase) -> Phase {
     }
 }
 
-fn placed(attached: &AttachedPlugin, filter: Rc<dyn Filter>) -> Placed {
-    Placed {
-        phase: phase(attached.plugin.phase),
-        // They come in the order of their priorities, which the chain keeps among equals.
-        priority: 0,
-        filter,
-    }
-}
-
-/// What stands for a plugin that can not run.
-fn unavailable(attached: &AttachedPlugin) -> Option<Placed> {
-    if attached.plugin.fail_strategy == FailStrategy::FailOpen {
-        return None;
-    }
-    let name = Arc::clone(&attached.plugin.name);
-    let state = match &attached.verdict {
-        Verdict::Pending => "pending",
-        Verdict::Ready { .. } | Verdict::Failed(_) => "failed",
-    };
-    let refusal = Refusal {
-        details: format!("wasm_fail_stream{{{name}|{state}}}").into(),
-        name,
-    };
-    Some(placed(attached, Rc::new(refusal)))
-}
-
-/// Answers every request with 503, and says in the access log which plugin is to blame.
+/// Refuses everything in the place of a plugin that can not run: requests with 503, connections by
+/// ending them. The access log says which plugin is to blame.
 struct Refusal {
     name: Arc<str>,
     details: Arc<str>,
+}
+
+impl Refusal {
+    /// Nothing where the plugin's failStrategy lets traffic pass.
+    fn instead_of(attached: &AttachedPlugin) -> Option<Self> {
+        if attached.plugin.fail_strategy == FailStrategy::FailOpen {
+            return None;
+        }
+        let name = Arc::clone(&attached.plugin.name);
+        let state = match &attached.verdict {
+            Verdict::Pending => "pending",
+            Verdict::Ready { .. } | Verdict::Failed(_) => "failed",
+        };
+        Some(Self {
+            details: format!("wasm_fail_stream{{{name}|{state}}}").into(),
+            name,
+        })
+    }
 }
 
 impl Filter for Refusal {
@@ -112,5 +156,15 @@ impl Filter for Refusal {
             "",
             details,
         ))
+    }
+}
+
+impl NetworkFilter for Refusal {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open(&self, _: &mut ConnectionContext) -> NetworkBegin {
+        NetworkBegin::End(NetworkEnd::Fail(Arc::clone(&self.details)))
     }
 }

@@ -109,6 +109,8 @@ pub(crate) struct Exchange {
     pub(crate) trailers: Option<(Map, HeaderMap)>,
     /// Body bytes of request and response, once it is over.
     pub(crate) bytes: Option<(u64, u64)>,
+    /// Whether it is a connection of opaque bytes: there is no request then, and no response.
+    pub(crate) is_connection: bool,
 }
 
 /// How much an instance may have of the process.
@@ -197,6 +199,7 @@ impl Exchange {
             body: None,
             trailers: None,
             bytes: None,
+            is_connection: false,
         })
     }
 }

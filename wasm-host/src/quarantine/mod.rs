@@ -4,11 +4,13 @@
 //! its budget, its new streams are taken elsewhere until it has been clean for a while: the core hands
 //! each event over and goes on with other exchanges, as with a filter that waits for a backend
 //! ([`Stranger`]); a thread with a lesser claim to the processor has an instance of its own for them
-//! (`ward.rs`). What the module asks of backends comes back to a core (`reach.rs`).
+//! (`ward.rs`; `patient.rs` for requests). What the module asks of backends comes back to a core
+//! (`reach.rs`).
 //!
 //! Owns who is in quarantine and for how long, and what goes over the wall. Refuses to know what a
 //! module does.
 
+mod patient;
 mod reach;
 mod stranger;
 mod ward;
@@ -25,8 +27,9 @@ use wayline_chain::{Connection, Direction, RequestContext, ResponseHead, Routed,
 use wayline_model::authentication::VerifiedToken;
 use wayline_model::request::CanonicalRequest;
 
+pub(crate) use reach::Reach;
 pub(crate) use stranger::Stranger;
-use ward::Admission;
+pub(crate) use ward::Visit;
 
 /// Streams of one plugin that may be in quarantine at once; more meet its `failStrategy`.
 const MAX_STREAMS: u32 = 1024;
@@ -39,7 +42,7 @@ pub(crate) struct Quarantine {
     overrun: Mutex<Option<Instant>>,
     /// Streams inside.
     streams: AtomicU32,
-    ward: Mutex<Option<UnboundedSender<Admission>>>,
+    ward: Mutex<Option<UnboundedSender<Visit>>>,
 }
 
 impl Quarantine {
@@ -61,7 +64,7 @@ impl Quarantine {
     }
 
     /// Takes a stream in, if there is room.
-    fn enter(self: &Arc<Self>) -> Option<Seated> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Seated> {
         let more = |streams: u32| (streams < MAX_STREAMS).then_some(streams + 1);
         let (before, after) = (Ordering::Relaxed, Ordering::Relaxed);
         self.streams.fetch_update(before, after, more).ok()?;
@@ -69,20 +72,20 @@ impl Quarantine {
     }
 
     /// Hands a stream to the plugin's thread, which is started if need be.
-    fn admit(self: &Arc<Self>, name: &str, admission: Admission) -> std::io::Result<()> {
+    pub(crate) fn admit(self: &Arc<Self>, name: &str, visit: Visit) -> std::io::Result<()> {
         let mut ward = self.ward.lock().unwrap_or_else(PoisonError::into_inner);
-        let admission = match &*ward {
-            None => admission,
-            Some(open) => match open.send(admission) {
+        let visit = match &*ward {
+            None => visit,
+            Some(open) => match open.send(visit) {
                 Ok(()) => return Ok(()),
                 // It has had nobody for a while, and left.
                 Err(back) => back.0,
             },
         };
-        let (sender, admissions) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, visits) = tokio::sync::mpsc::unbounded_channel();
         // The other end is in our hands.
-        let _ = sender.send(admission);
-        ward::start(name, admissions)?;
+        let _ = sender.send(visit);
+        ward::start(name, visits)?;
         *ward = Some(sender);
         Ok(())
     }
@@ -93,7 +96,7 @@ impl Quarantine {
 }
 
 /// A stream's place, until it is dropped.
-struct Seated(Arc<Quarantine>);
+pub(crate) struct Seated(Arc<Quarantine>);
 
 impl Drop for Seated {
     fn drop(&mut self) {

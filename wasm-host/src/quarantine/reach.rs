@@ -38,7 +38,7 @@ enum Errand {
 
 /// The way to the backends of a core.
 #[derive(Clone)]
-pub(super) struct Reach {
+pub(crate) struct Reach {
     errands: UnboundedSender<Errand>,
 }
 
@@ -48,7 +48,7 @@ thread_local! {
 
 impl Reach {
     /// The way to this core; its first user makes it.
-    pub(super) fn of_this_core(callout: &Rc<dyn Callout>) -> Self {
+    pub(crate) fn of_this_core(callout: &Rc<dyn Callout>) -> Self {
         ERRANDS.with_borrow_mut(|known| {
             if let Some(reach) = known
                 && !reach.errands.is_closed()

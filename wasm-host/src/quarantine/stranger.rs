@@ -1,5 +1,6 @@
 //! The core's side: a filter that lets another thread do the work, and waits.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task;
@@ -10,8 +11,8 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use wayline_chain::{Direction, Held, RequestContext, ResponseHead, Step, StreamFilter, Summary};
 use wayline_model::plugin::FailStrategy;
 
+use super::patient::{Admission, Open, attend};
 use super::reach::Reach;
-use super::ward::Admission;
 use super::{Answer, Answers, Event, Facts, Kind, Letter, Pieces, Seated};
 use crate::instance::Recipe;
 use crate::place::Place;
@@ -43,9 +44,10 @@ impl Stranger {
             place: (**place).clone(),
             reach: Reach::of_this_core(&recipe.callout),
             events: inbox,
-            answers: Arc::clone(&answers),
+            answers: Open(Arc::clone(&answers)),
         };
-        let admitted = quarantine.admit(&recipe.plugin.name, admission);
+        let visit = Box::new(move || Box::pin(attend(admission)) as Pin<Box<_>>);
+        let admitted = quarantine.admit(&recipe.plugin.name, visit);
         if let Err(error) = admitted {
             tracing::error!(plugin = &*recipe.plugin.name, %error, "no thread for a plugin in quarantine");
             return None;

@@ -190,7 +190,11 @@ impl NetworkRun {
         if std::mem::replace(&mut self.upstream, Upstream::Closed) != Upstream::Connected {
             return;
         }
-        for filter in self.slots.iter_mut().filter_map(|slot| slot.filter.as_mut()) {
+        for filter in self
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.filter.as_mut())
+        {
             filter.upstream_closed(&mut self.context, by);
         }
     }
@@ -268,12 +272,7 @@ impl NetworkRun {
         true
     }
 
-    fn poll_lane(
-        &mut self,
-        position: usize,
-        direction: Direction,
-        task: &mut Context<'_>,
-    ) -> bool {
+    fn poll_lane(&mut self, position: usize, direction: Direction, task: &mut Context<'_>) -> bool {
         let slot = &mut self.slots[position];
         let lane = &mut slot.lanes[index(direction)];
         let Some(filter) = &mut slot.filter else {
@@ -331,7 +330,11 @@ impl Drop for NetworkRun {
         } else {
             Closer::Local
         };
-        for filter in self.slots.iter_mut().filter_map(|slot| slot.filter.as_mut()) {
+        for filter in self
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.filter.as_mut())
+        {
             filter.complete(&mut self.context, by);
         }
     }

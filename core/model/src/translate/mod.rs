@@ -237,6 +237,7 @@ impl Translator {
             &doors.findings,
         ];
         findings.extend(parts.into_iter().flatten().cloned());
+        findings.extend(plugins.unheard());
         findings.extend(peers::findings(resources, &mesh, &proxies));
         findings.extend(resources.findings().cloned());
         findings.sort();

@@ -4,6 +4,7 @@
 //! chain it had; one that never had a chain takes the wanted one with what is pending in it. A plugin
 //! that was changed and can not run leaves its last good version in force, as any invalid edit does.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use crate::finding::Finding;
 use crate::mesh::MeshSettings;
 use crate::names::ObjectRef;
 use crate::plugin::{
-    AttachedPlugin, FailStrategy, Plugin, PluginKey, PullSecret, Verdict, Verdicts,
+    AttachedPlugin, FailStrategy, Plugin, PluginKey, PluginKind, PullSecret, Verdict, Verdicts,
 };
 use crate::resource::Extension;
 use crate::resource::extension::WorkloadMode;
 use crate::resource::secret::DOCKER_CONFIG;
+use crate::service::AppProtocol;
 use crate::store::Resources;
 
 /// By the revisions of the extension and of its pull secret.
@@ -30,6 +32,19 @@ pub(super) type PluginMemo = Memo<(u64, Option<u64>), Plugin>;
 struct Wanted<'a> {
     extension: &'a Extension,
     plugin: Arc<Plugin>,
+    /// Whether some port that it is meant for may speak what it hears, and whether some port can not.
+    heard: Cell<(bool, bool)>,
+}
+
+impl Wanted<'_> {
+    /// Whether a port of that protocol may have something for the plugin. Requests are found where
+    /// nothing is declared; where opaque bytes are, plugins for requests stand idle.
+    fn hears(&self, protocol: AppProtocol) -> bool {
+        let hears = self.plugin.kind == PluginKind::Http || !protocol.is_http();
+        let (some, others) = self.heard.get();
+        self.heard.set((some || hears, others || !hears));
+        hears
+    }
 }
 
 /// Plugins by what they are attached to.
@@ -93,7 +108,11 @@ impl<'a> PluginIndex<'a> {
                 attachment.selector.as_ref(),
                 all.len(),
             );
-            all.push(Wanted { extension, plugin });
+            all.push(Wanted {
+                extension,
+                plugin,
+                heard: Cell::default(),
+            });
             judge.targets(object, &attachment.targets, &mut findings);
             if !judge.reaches(object, &attachment.targets, attachment.selector.as_ref()) {
                 findings.push(
@@ -124,13 +143,13 @@ impl<'a> PluginIndex<'a> {
         &self,
         proxy: &ProxyEntry,
         service: Option<(&str, &str)>,
-        port: u16,
+        (port, protocol): (u16, AppProtocol),
     ) -> Vec<Arc<Plugin>> {
         if self.all.is_empty() {
             return Vec::new();
         }
         let attached = self.index.at_waypoint(proxy, service);
-        self.in_order(proxy, attached, WorkloadMode::Server, port)
+        self.in_order(proxy, attached, WorkloadMode::Server, (port, protocol))
     }
 
     /// What is wanted at a port of a gateway.
@@ -139,7 +158,32 @@ impl<'a> PluginIndex<'a> {
             return Vec::new();
         }
         let attached = self.index.at_gateway(proxy);
-        self.in_order(proxy, attached, WorkloadMode::Client, port)
+        let speaks = (port, AppProtocol::Http);
+        self.in_order(proxy, attached, WorkloadMode::Client, speaks)
+    }
+
+    /// What is wrong with plugins for opaque bytes that are attached where there are none. To be asked
+    /// once every target of a round has been.
+    pub(super) fn unheard(&self) -> Vec<Finding> {
+        let unheard = self.all.iter().filter(|it| it.heard.get() == (false, true));
+        unheard
+            .map(|wanted| {
+                let object = &wanted.extension.object;
+                Finding::error(
+                    "plugins of type NETWORK hear opaque bytes, and every port that this one is \
+                     attached to speaks HTTP: it never runs",
+                )
+                .on(object)
+                .field(match &*object.kind {
+                    "WasmPlugin" => "spec.type",
+                    _ => "spec.wasm.type",
+                })
+                .remedy(
+                    "attach it to a Service behind a waypoint whose port has appProtocol tcp or tls, \
+                     or remove the field",
+                )
+            })
+            .collect()
     }
 
     /// Istio's order: by phase, then by priority where none is less than any, then by namespace (that
@@ -149,14 +193,14 @@ impl<'a> PluginIndex<'a> {
         proxy: &ProxyEntry,
         mut attached: Vec<usize>,
         side: WorkloadMode,
-        port: u16,
+        (port, protocol): (u16, AppProtocol),
     ) -> Vec<Arc<Plugin>> {
         attached.sort_unstable();
         attached.dedup();
         let mut wanted: Vec<&Wanted<'_>> = attached
             .into_iter()
             .filter_map(|place| self.all.get(place))
-            .filter(|wanted| wanted.extension.fits(side, port))
+            .filter(|wanted| wanted.extension.fits(side, port) && wanted.hears(protocol))
             .collect();
         wanted.sort_by_key(|wanted| {
             let object = &wanted.extension.object;

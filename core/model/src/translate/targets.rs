@@ -106,7 +106,8 @@ impl Targets<'_> {
                 .filter(|route| route.port.is_none_or(|wanted| wanted == port.port))
                 .collect();
             let of_service = Some((&*service.namespace, &*service.name));
-            let wanted = self.plugins.at_waypoint(proxy, of_service, port.port);
+            let speaks = (port.port, port.protocol);
+            let wanted = self.plugins.at_waypoint(proxy, of_service, speaks);
             let target = Target {
                 proxy: Arc::clone(&proxy.proxy),
                 service: Some(Arc::clone(service)),
@@ -276,7 +277,8 @@ impl Targets<'_> {
         self.clusters.insert(id, reuse(before, cluster));
         let attached = self.policies.at_waypoint(proxy, None);
         let demands = policies::compile(&attached, self.mesh, memos.policies, &mut self.findings);
-        let wanted = self.plugins.at_waypoint(proxy, None, port);
+        let speaks = (port, AppProtocol::Undeclared);
+        let wanted = self.plugins.at_waypoint(proxy, None, speaks);
         let target = Target {
             proxy: Arc::clone(&proxy.proxy),
             service: None,

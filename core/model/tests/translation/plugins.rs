@@ -198,7 +198,7 @@ fn what_is_wrong_names_the_field() {
         (json!({"phase": "LATE"}), "spec.phase"),
         (json!({"priority": 1.5}), "spec.priority"),
         (json!({"failStrategy": "FAIL"}), "spec.failStrategy"),
-        (json!({"type": "NETWORK"}), "spec.type"),
+        (json!({"type": "TCP"}), "spec.type"),
         (
             json!({"match": [{"mode": "INBOUND"}]}),
             "spec.match[0].mode",

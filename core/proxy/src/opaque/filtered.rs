@@ -12,9 +12,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 use tokio::time::Sleep;
-use wayline_chain::{
-    Closer, ConnectionContext, Direction, NetworkEnd, NetworkRun, Routed,
-};
+use wayline_chain::{Closer, ConnectionContext, Direction, NetworkEnd, NetworkRun, Routed};
 use wayline_hbone::Responder;
 use wayline_telemetry::{ResponseFlag, ResponseFlags, TcpSeries};
 

@@ -14,7 +14,7 @@ use wayline_hbone::TunnelAuthority;
 use wayline_model::authentication::Authentication;
 use wayline_model::authorization::spec::Action;
 use wayline_model::authorization::{Authorization, PolicyInput, RuleRef, Trace, Verdict};
-use wayline_model::plugin::AttachedPlugin;
+use wayline_model::plugin::{AttachedPlugin, PluginKind};
 use wayline_model::route::Routes;
 use wayline_model::service::AppProtocol;
 use wayline_model::snapshot::{Entrance, Proxy, ProxyRole, Target, Ways};
@@ -152,11 +152,11 @@ fn serve(
     if let Place::Target(target) = place
         && target.protocol.is_opaque()
     {
+        report_plugins(report, place, PluginKind::Network, objects);
         serve_opaque(report, snapshot, target, &connection, objects);
         return Ok(());
     }
-    report.plugins = place.plugins().iter().map(plugin_report).collect();
-    objects.extend(place.plugins().iter().map(|it| it.plugin.object.clone()));
+    report_plugins(report, place, PluginKind::Http, objects);
     let role = place.proxy().role;
     let canonical = decisions::canonical_request(question.head(), snapshot, role, caller.source_ip);
     let request = match canonical {
@@ -284,6 +284,20 @@ fn external(
         Some((report, rule))
     });
     asked.collect()
+}
+
+/// Says which plugins hear what is asked about.
+fn report_plugins(
+    report: &mut Report,
+    place: &Place<'_>,
+    kind: PluginKind,
+    objects: &mut Vec<ObjectRef>,
+) {
+    let plugins = place.plugins().iter();
+    for it in plugins.filter(|it| it.plugin.kind == kind) {
+        report.plugins.push(plugin_report(it));
+        objects.push(it.plugin.object.clone());
+    }
 }
 
 fn plugin_report(it: &AttachedPlugin) -> PluginReport {

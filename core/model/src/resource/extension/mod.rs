@@ -143,12 +143,6 @@ pub(super) fn read(
         253,
         &format!("{prefix}.imagePullSecret"),
     );
-    if module.kind == Kind::Network {
-        problems.push(
-            format!("{prefix}.type"),
-            "plugins of type NETWORK are not yet supported; they would see opaque bytes".to_owned(),
-        );
-    }
     let annotations = Annotations::read(&shell.metadata.annotations, &mut problems.0);
     if !problems.0.is_empty() {
         return Err(problems.0);
@@ -185,7 +179,7 @@ pub(super) fn read(
         phase: common.phase.into(),
         priority: common.priority,
         fail_strategy: module.fail_strategy.into(),
-        kind: PluginKind::Http,
+        kind: module.kind.into(),
         isolation: annotations.isolation,
         limits: annotations.limits,
         callouts: annotations.callouts,
@@ -389,13 +383,23 @@ impl From<Strategy> for FailStrategy {
     }
 }
 
-#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum Kind {
     #[default]
     UnspecifiedPluginType,
     Http,
     Network,
+}
+
+impl From<Kind> for PluginKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            // As Istio reads it.
+            Kind::UnspecifiedPluginType | Kind::Http => Self::Http,
+            Kind::Network => Self::Network,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
