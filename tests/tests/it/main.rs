@@ -41,5 +41,6 @@ mod unruly;
 mod upgrades;
 mod upstream;
 mod wasm;
+mod wasm_network;
 mod wasm_same;
 mod zones;

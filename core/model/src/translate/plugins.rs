@@ -372,11 +372,16 @@ impl<'v> Gathering<'v> {
             let consequence = if self.outlived.contains(&plugin.key) {
                 "its last good version stays in force"
             } else {
-                match plugin.fail_strategy {
-                    FailStrategy::FailOpen => "requests pass without it, as its failStrategy says",
-                    FailStrategy::FailClose | FailStrategy::FailReload => {
-                        "requests for its target are refused with 503"
+                let opens = plugin.fail_strategy == FailStrategy::FailOpen;
+                match (plugin.kind, opens) {
+                    (PluginKind::Http, true) => {
+                        "requests pass without it, as its failStrategy says"
                     }
+                    (PluginKind::Http, false) => "requests for its target are refused with 503",
+                    (PluginKind::Network, true) => {
+                        "connections pass without it, as its failStrategy says"
+                    }
+                    (PluginKind::Network, false) => "connections to its target are refused",
                 }
             };
             findings.push(Finding::error(format!("{reason}; {consequence}")).on(&plugin.object));

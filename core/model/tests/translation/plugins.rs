@@ -373,6 +373,8 @@ fn a_gateway_is_reached_by_labels_and_namespaces_too() {
     assert_eq!(ports("other", selector("ingressgateway")), [] as [u16; 0]);
     assert_eq!(ports("istio-system", selector("ingressgateway")), [80, 81]);
     assert_eq!(ports("web", json!({})), [80, 81]);
+    // There is nothing but HTTP at gateways.
+    assert_eq!(ports("web", json!({"type": "NETWORK"})), [] as [u16; 0]);
     assert_eq!(
         ports("web", json!({"targetRefs": gateway_ref("Gateway", "gw")})),
         [80, 81]
@@ -655,4 +657,40 @@ fn a_verdict_reaches_the_targets_of_its_plugin_and_no_other() {
         "WasmPlugin shop/a",
         "the file is no Wasm; the last good module stays in force"
     ));
+}
+
+/// The same documents with the ports of that Service speaking something.
+fn speaking(documents: &[Value], service: &str, protocol: &str) -> Vec<Value> {
+    let mut documents = documents.to_vec();
+    for document in &mut documents {
+        if document["kind"] == "Service" && document["metadata"]["name"] == service {
+            for port in document["spec"]["ports"].as_array_mut().unwrap() {
+                port["appProtocol"] = json!(protocol);
+            }
+        }
+    }
+    documents
+}
+
+#[test]
+fn plugins_for_opaque_bytes_are_in_force_where_there_may_be_some() {
+    const UNHEARD: &str = "every port that this one is attached to speaks HTTP";
+    let bytes = on_web("bytes", json!({"type": "NETWORK"}));
+    let requests = on_web("requests", json!({"type": "HTTP"}));
+    let documents = shop(&[bytes, requests]);
+    let found = |documents: &[Value]| {
+        let translation = translate(documents);
+        let errors = errors(&translation, "WasmPlugin shop/bytes");
+        let texts = errors.iter().map(|finding| finding.reason.clone());
+        (names(documents, WEB), texts.collect::<Vec<_>>())
+    };
+    let (names, errors) = found(&speaking(&documents, "web", "http"));
+    assert_eq!(names, ["requests"]);
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].contains(UNHEARD), "{errors:?}");
+    for protocol in ["tcp", "tls", "other"] {
+        let (names, errors) = found(&speaking(&documents, "web", protocol));
+        assert_eq!(names, ["bytes", "requests"], "{protocol}");
+        assert!(errors.is_empty(), "{protocol}: {errors:?}");
+    }
 }

@@ -25,7 +25,7 @@ struct Root {
     settings: Rc<Settings>,
 }
 
-/// Words of the configuration, which is a JSON string.
+/// The words of `{"do":"these words"}`.
 #[derive(Default)]
 struct Settings(String);
 
@@ -50,7 +50,8 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         let bytes = self.get_plugin_configuration().unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        self.settings = Rc::new(Settings(text.trim_matches('"').to_owned()));
+        let words = text.split('"').nth(3).unwrap_or_default();
+        self.settings = Rc::new(Settings(words.to_owned()));
         true
     }
 
