@@ -170,7 +170,7 @@ fn poll(run: &mut NetworkRun) -> bool {
 /// What came out, and whether it was the last.
 fn out(run: &mut NetworkRun, direction: Direction) -> (String, bool) {
     let data = std::mem::take(run.output(direction));
-    let text = String::from_utf8(data.to_vec()).unwrap();
+    let text = String::from_utf8_lossy(&data).into_owned();
     (text, run.is_finished(direction))
 }
 
