@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use wayline_chain::{
@@ -150,6 +151,8 @@ fn start_limited(filters: &[&Probe], limit: usize) -> NetworkRun {
         destination_port: 1,
         sni: None,
         mutual_tls: false,
+        certificate: None,
+        id: Connection::next_id(),
     };
     NetworkRun::start(Rc::new(chain), ConnectionContext::new(Rc::new(connection)))
 }
@@ -160,6 +163,7 @@ fn connected(run: &mut NetworkRun) {
         cluster: "c".into(),
         address: None,
         attempts: 1,
+        since: Instant::now(),
     });
 }
 

@@ -115,7 +115,10 @@ fn what_is_told_of_a_peers_certificate() {
     );
     let pem = text("connection.peer_certificate");
     assert!(pem.starts_with("-----BEGIN%20CERTIFICATE-----%0AMIIB5DCCAYqgAwIBAgIUWciUWQMeHt5lAG54yjKnCqSrGyYwCgYIKoZIzj0EAwIw%0A"), "{pem}");
-    assert!(pem.ends_with("A0zrPoFhpI8%3D%0A-----END%20CERTIFICATE-----%0A"), "{pem}");
+    assert!(
+        pem.ends_with("A0zrPoFhpI8%3D%0A-----END%20CERTIFICATE-----%0A"),
+        "{pem}"
+    );
     for path in ["connection.id", "connection_id"] {
         assert_eq!(property(path, request()), Ok(77_u64.to_le_bytes().to_vec()));
     }

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -129,6 +129,7 @@ impl Opaque {
             cluster: Arc::clone(&cluster),
             address: Some(endpoint.endpoint.address),
             attempts: 1,
+            since: Instant::now(),
         });
         passage.server = Some(Side::new(io));
         if !said.is_empty() {
