@@ -113,8 +113,15 @@ impl Resources {
         let mut changed = match parsed.content {
             Content::Valid(resource) => self.put(&object, resource),
             Content::Broken(broken) => self.put_broken(&object, broken),
-            Content::Later(Some(restriction)) => self.restrict(&object, restriction),
-            Content::Later(None) => self.unrestrict(&object),
+            Content::Later(restriction) => {
+                // It is no longer what it was: a Secret of another type, say.
+                let withdrawn = self.withdraw(&object);
+                let restricted = match restriction {
+                    Some(restriction) => self.restrict(&object, restriction),
+                    None => self.unrestrict(&object),
+                };
+                withdrawn || restricted
+            }
             Content::Skipped => return self.remove(&object),
         };
         let document = Document {
@@ -131,6 +138,12 @@ impl Resources {
     /// Forgets an object. Tells whether it was there.
     pub fn remove(&mut self, object: &ObjectRef) -> bool {
         let known = self.documents.remove(object).is_some();
+        let withdrawn = self.withdraw(object);
+        self.unrestrict(object) || withdrawn || known
+    }
+
+    /// Takes away what is served of an object. Tells whether anything was.
+    fn withdraw(&mut self, object: &ObjectRef) -> bool {
         let (namespace, name) = (&*object.namespace, &*object.name);
         let at = self.revision + 1;
         let removed = match &*object.kind {
@@ -158,8 +171,7 @@ impl Resources {
         if removed {
             self.revision = at;
         }
-        let unrouted = self.unroute(object);
-        self.unrestrict(object) || unrouted || removed || known
+        self.unroute(object) || removed
     }
 
     /// The objects that are known, each once, in order.

@@ -742,32 +742,92 @@ fn nesting_harms_the_compiler_alone() {
 
 #[test]
 fn long_work_harms_the_compiler_alone() {
-    let (_folder, inspect) = local(&module_with(&heavy(20_000).repeat(20)));
+    // Functions of which everything lives at once, each small.
+    let (_folder, inspect) = local(&assembled(0, &busy(2_000), 400));
     inspect.refused_for("of CPU time");
 }
 
 #[test]
 fn large_work_harms_the_compiler_alone() {
-    let (_folder, inspect) = local(&module_with(&heavy(20_000).repeat(20)));
+    let (_folder, inspect) = local(&assembled(900_000, &[], 0));
     inspect.refused_for("bytes of memory");
 }
 
-/// A function of which everything lives at once.
-fn heavy(locals: usize) -> String {
-    let mut heavy = format!(
-        "(func (param i32) (result i32) (local {})",
-        "i32 ".repeat(locals)
-    );
-    for local in 1..locals {
-        heavy.push_str(&format!(
-            "(local.set {local} (i32.load (i32.add (local.get 0) (local.get {}))))",
-            local - 1
-        ));
+/// A module that would be hosted, with so many types that are each another, and a function of this body so
+/// many times. Its text would be longer than anybody wants to parse.
+fn assembled(types: u32, body: &[u8], times: u32) -> Vec<u8> {
+    const KINDS: [u8; 4] = [0x7f, 0x7e, 0x7d, 0x7c];
+    let mut section = number(2 + types);
+    section.extend([0x60, 0, 0, 0x60, 1, 0x7f, 1, 0x7f]);
+    for index in 0..types {
+        section.extend([0x60, 10]);
+        section.extend((0..10).map(|at| KINDS[(index >> (2 * at)) as usize & 3]));
+        section.push(0);
     }
-    heavy.push_str("(local.get 0)");
-    for local in 1..locals {
-        heavy.push_str(&format!("(i32.mul (local.get {local}))"));
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    let mut put = |id: u8, content: &[u8]| {
+        module.push(id);
+        module.extend(number(u32::try_from(content.len()).unwrap()));
+        module.extend(content);
+    };
+    put(1, &section);
+    let count = number(2 + times);
+    let kinds = [&[0_u8, 1][..], &vec![1; times as usize]].concat();
+    put(3, &[&*count, &kinds].concat());
+    put(5, &[1, 0, 2]);
+    let mut exports = vec![3];
+    for (name, kind, index) in [
+        ("memory", 2, 0),
+        ("proxy_abi_version_0_2_1", 0, 0),
+        ("malloc", 0, 1),
+    ] {
+        exports.push(u8::try_from(name.len()).unwrap());
+        exports.extend(name.as_bytes());
+        exports.extend([kind, index]);
     }
-    heavy.push(')');
-    heavy
+    put(7, &exports);
+    let mut code = count;
+    code.extend([2, 0, 0x0b, 4, 0, 0x41, 0, 0x0b]);
+    for _ in 0..times {
+        code.extend(number(u32::try_from(body.len()).unwrap()));
+        code.extend(body);
+    }
+    put(10, &code);
+    module
+}
+
+/// A function in which so many locals live until its end.
+fn busy(locals: u32) -> Vec<u8> {
+    let mut body = vec![1];
+    body.extend(number(locals));
+    body.push(0x7f);
+    for local in 1..=locals {
+        // local.set (i32.load (i32.add (local.get 0) (local.get before)))
+        body.extend([0x20, 0, 0x20]);
+        body.extend(number(local - 1));
+        body.extend([0x6a, 0x28, 2, 0, 0x21]);
+        body.extend(number(local));
+    }
+    body.extend([0x20, 0]);
+    for local in 1..=locals {
+        body.push(0x20);
+        body.extend(number(local));
+        body.push(0x6c);
+    }
+    body.push(0x0b);
+    body
+}
+
+/// As modules write numbers (LEB128).
+fn number(mut value: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let byte = value.to_le_bytes()[0] & 0x7f;
+        value >>= 7;
+        if value == 0 {
+            bytes.push(byte);
+            return bytes;
+        }
+        bytes.push(byte | 0x80);
+    }
 }

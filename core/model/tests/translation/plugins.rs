@@ -510,6 +510,40 @@ fn a_pull_secret_is_the_one_of_its_namespace_or_none_at_all() {
 }
 
 #[test]
+fn a_secret_that_is_no_pull_secret_any_more_pulls_nothing() {
+    let secret = |kind: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": kind,
+               "metadata": {"namespace": "shop", "name": "pull"},
+               "stringData": {".dockerconfigjson": "{\"auths\": {}}"}})
+    };
+    let document = on_web(
+        "p",
+        json!({"url": "oci://r.example.com/a", "imagePullSecret": "pull"}),
+    );
+    let docker = secret("kubernetes.io/dockerconfigjson");
+    for other in ["kubernetes.io/tls", "Opaque"] {
+        let mut world = World::new(&shop(&[document.clone(), docker.clone()]));
+        let secrets = |world: &mut World| -> Vec<_> {
+            let snapshot = world.translate().snapshot;
+            let plugins = snapshot.plugins.iter();
+            plugins
+                .map(|it| it.plugin.module.pull_secret.clone().unwrap())
+                .collect()
+        };
+        assert!(matches!(
+            secrets(&mut world)[..],
+            [PullSecret::DockerConfig(_)]
+        ));
+        world.apply(&secret(other));
+        let after = secrets(&mut world);
+        assert!(
+            matches!(after[..], [PullSecret::Missing(_)]),
+            "{other}: {after:?}"
+        );
+    }
+}
+
+#[test]
 fn the_key_is_of_all_that_an_instance_is_made_from() {
     let key = |spec: Value| read_one(&on_web("p", spec)).key;
     let base = key(json!({}));
