@@ -15,20 +15,22 @@ mod request;
 mod token;
 
 pub use policy::policy;
-pub use request::{authority, head, identity, path, tunnel};
+pub use request::{authority, forwarded, head, identity, path, proxy_header, tunnel};
 pub use token::{jwks, token};
 
 /// A target: its name, which is that of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     ("path", path),
     ("authority", authority),
+    ("forwarded", forwarded),
     ("head", head),
     ("tunnel", tunnel),
     ("identity", identity),
     ("token", token),
     ("jwks", jwks),
     ("policy", policy),
+    ("proxy_header", proxy_header),
 ];

@@ -1,8 +1,8 @@
 //! Requests and who sends them: paths, authorities, raw heads, targets of tunnels, identities.
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use wayline_hbone::TunnelAuthority;
-use wayline_model::request::{Authority, PathNormalization};
+use wayline_hbone::{ProxyHeader, TunnelAuthority};
+use wayline_model::request::{Authority, PathNormalization, forwarded_client};
 use wayline_model::{CanonicalRequest, Identity, Snapshot};
 use wayline_proxy::decisions;
 use wayline_proxy::fuzzing::{self, Framing};
@@ -80,6 +80,57 @@ pub fn authority(data: &[u8]) {
         None => assert_eq!((text.len(), authority.port()), (host.len(), None), "{text}"),
     }
     assert!(!host.contains(':') || host.starts_with('['), "{text}");
+}
+
+/// `x-forwarded-for`: the first byte is the number of trusted proxies, lines end with a line feed.
+pub fn forwarded(data: &[u8]) {
+    let Some((hops, lines)) = data.split_first() else {
+        return;
+    };
+    let hops = u32::from(*hops % 8);
+    let mut headers = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Ok(value) = HeaderValue::from_bytes(line) else {
+            return;
+        };
+        headers.append("x-forwarded-for", value);
+    }
+    let found = forwarded_client(&headers, hops);
+    assert!(hops > 0 || found.is_none(), "nobody is trusted");
+    // Whatever a client puts before it changes nothing, once that one is known.
+    let mut spoofed = HeaderMap::new();
+    spoofed.append("x-forwarded-for", HeaderValue::from_static("192.0.2.1, x"));
+    for line in headers.get_all("x-forwarded-for") {
+        spoofed.append("x-forwarded-for", line.clone());
+    }
+    if let Some(address) = found {
+        assert_eq!(forwarded_client(&spoofed, hops), Some(address));
+        assert_eq!(address, address.to_canonical());
+    }
+}
+
+/// The PROXY protocol header in front of a connection that a ztunnel hands over.
+pub fn proxy_header(data: &[u8]) {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+    }
+    let mut rest = data;
+    let patience = std::time::Duration::from_secs(5);
+    let read = RUNTIME.with(|runtime| runtime.block_on(ProxyHeader::read(&mut rest, patience)));
+    let Ok(header) = read else {
+        return;
+    };
+    // It took what the length says, and not a byte more.
+    let length = usize::from(u16::from_be_bytes([data[14], data[15]]));
+    assert_eq!(data.len() - rest.len(), 16 + length);
+    assert_eq!(data[12..13], [0x21], "version 2, PROXY");
+    assert_eq!(header.source.is_ipv4(), header.destination.is_ipv4());
+    for address in [header.source.ip(), header.destination.ip()] {
+        assert_eq!(address, address.to_canonical());
+    }
 }
 
 /// The head of an HTTP/1 request, as it comes from the socket.

@@ -9,7 +9,7 @@ use wayline_chain::{Callout, Chain, Connection, NoCallout, RequestContext, Scope
 use wayline_filters::{RemoteKeys, native_sources};
 use wayline_model::authentication::{AttachedAuthentication, Authentication, Jwks};
 use wayline_model::request::PathNormalization;
-use wayline_model::snapshot::{Proxy, ProxyRole};
+use wayline_model::snapshot::{Proxy, ProxyRole, Ways};
 use wayline_model::{CanonicalRequest, ObjectRef, Snapshot};
 
 /// The public keys of RFC 7515, A.2 and A.3: what is signed with them, there, has expired.
@@ -69,7 +69,7 @@ pub fn token(data: &[u8]) {
 }
 
 fn connection() -> Rc<Connection> {
-    wayline_chain::bench::Request::get("/").context().connection
+    wayline_chain::bench::Request::get("/").context().connection.clone()
 }
 
 fn chain() -> Rc<Chain> {
@@ -89,6 +89,7 @@ fn chain() -> Rc<Chain> {
         namespace: "default".into(),
         class: "wayline-waypoint".into(),
         role: ProxyRole::Waypoint,
+        proxy_protocol: None,
         identity: "spiffe://cluster.local/ns/default/sa/waypoint"
             .parse()
             .unwrap(),
@@ -103,6 +104,7 @@ fn chain() -> Rc<Chain> {
         authorization: &Arc::default(),
         authentication: &Arc::new(authentication),
         plugins: &Arc::default(),
+        ways: &Ways::default(),
     };
     let filters = native_sources(RemoteKeys::none())
         .iter()
