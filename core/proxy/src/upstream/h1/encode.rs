@@ -238,7 +238,12 @@ fn head(out: &mut Vec<u8>, request: &UpstreamRequest, framing: Option<&Framing>)
     let mut told = false;
     for (name, value) in &request.headers {
         if *name == CONTENT_LENGTH {
-            if matches!(framing, Some(Framing::Chunked(_))) {
+            // A length that nothing follows would take the next request for this one's body.
+            let holds = match framing {
+                Some(framing) => matches!(framing, Framing::Length(_)),
+                None => value.as_bytes() == b"0",
+            };
+            if !holds {
                 continue;
             }
             told = true;

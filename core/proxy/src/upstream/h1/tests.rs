@@ -273,6 +273,14 @@ async fn requests_are_framed_as_their_bodies_are() {
         written(&upgrade, RequestBody::Empty).await.unwrap(),
         "GET /a?b HTTP/1.1\r\nhost: shop:80\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     );
+    // No length is told that nothing follows.
+    for (length, rest) in [("0", "content-length: 0\r\n"), ("7", "")] {
+        let empty = request(Method::POST, &[("content-length", length)]);
+        assert_eq!(
+            written(&empty, RequestBody::Empty).await.unwrap(),
+            format!("POST /a?b HTTP/1.1\r\nhost: shop:80\r\n{rest}\r\n")
+        );
+    }
     let known = request(Method::POST, &[]);
     assert_eq!(
         written(&known, body(b"hello", None)).await.unwrap(),
