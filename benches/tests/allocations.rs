@@ -63,7 +63,7 @@ fn through_a_gateway() {
         let single = Single::start(&setup).unwrap();
         let connection = single.run(single.plain()).unwrap();
         let found = per_request(&single, connection).unwrap();
-        assert_within("through a gateway", found, 8..=12);
+        assert_within("through a gateway", found, 5..=8);
     }
 }
 
@@ -78,7 +78,7 @@ fn through_a_tunnel() {
     let tunnels = single.run(single.tunnels()).unwrap();
     let stream = single.run(tunnels.open()).unwrap();
     let found = per_request(&single, Connection::new(stream)).unwrap();
-    assert_within("through a tunnel", found, 12..=18);
+    assert_within("through a tunnel", found, 10..=15);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) struct Outgoing {
     /// To be written first, from `written` on.
     gathered: Vec<u8>,
     written: usize,
+    /// Whether any of the request has gone out.
+    begun: bool,
     /// To be written behind it: a large piece, and the end of its chunk.
     piece: Bytes,
     piece_end: &'static [u8],
@@ -65,6 +67,11 @@ impl Outgoing {
         self.body.is_some() || self.broken || self.waits()
     }
 
+    /// Whether some of the request has been written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Writes a head, and takes the body to be sent behind it.
     pub(super) fn begin(&mut self, request: &UpstreamRequest, source: RequestBody) {
         self.gathered.clear();
@@ -72,7 +79,7 @@ impl Outgoing {
             self.gathered.shrink_to(KEPT);
         }
         self.written = 0;
-        self.broken = false;
+        (self.begun, self.broken) = (false, false);
         let framing = (!source.is_end_stream()).then(|| Framing::of(request, &source));
         head(&mut self.gathered, request, framing.as_ref());
         self.body = framing.map(|framing| Body { source, framing });
@@ -191,6 +198,7 @@ impl Outgoing {
     }
 
     fn advance(&mut self, written: usize) {
+        self.begun = true;
         let mut left = written;
         let first = left.min(self.gathered.len() - self.written);
         self.written += first;

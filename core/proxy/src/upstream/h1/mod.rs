@@ -158,6 +158,10 @@ impl H1Connection {
     ) -> Poll<Result<Response<()>, H1Error>> {
         // What has come counts, even where nothing can be sent any more.
         let mut polled = self.poll_head(cx);
+        if matches!(polled, Poll::Ready(Ok(_))) && !self.outgoing.has_begun() {
+            // It answers what nobody asked.
+            polled = Poll::Ready(Err(H1Error::Broken));
+        }
         if polled.is_pending()
             && self.outgoing.is_under_way()
             && let Poll::Ready(Err(error)) = self.outgoing.poll_send(&mut self.io, cx)

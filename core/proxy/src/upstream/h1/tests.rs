@@ -328,6 +328,13 @@ async fn pair() -> (Box<H1Connection>, StdTcpStream) {
     (H1Connection::new(Io::Tcp(near)), far)
 }
 
+/// Sends a request as far as that goes without waiting.
+fn ask(connection: &mut H1Connection, request: &UpstreamRequest, body: RequestBody) {
+    connection.begin(request, body);
+    let mut now = Context::from_waker(Waker::noop());
+    assert!(connection.poll_answer(&mut now).is_pending());
+}
+
 async fn answer(connection: &mut H1Connection) -> Result<(u16, String), H1Error> {
     let response = poll_fn(|cx| connection.poll_answer(cx)).await?;
     let mut body = Vec::new();
@@ -343,7 +350,11 @@ async fn a_connection_is_used_again_unless_something_came_behind_its_answer() {
     let (mut connection, mut far) = pair().await;
     for _ in 0..3 {
         assert!(connection.is_usable());
-        connection.begin(&request(Method::GET, &[]), RequestBody::Empty);
+        ask(
+            &mut connection,
+            &request(Method::GET, &[]),
+            RequestBody::Empty,
+        );
         far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             .unwrap();
         assert_eq!(answer(&mut connection).await, Ok((200, "ok".into())));
@@ -354,11 +365,26 @@ async fn a_connection_is_used_again_unless_something_came_behind_its_answer() {
     assert!(!connection.is_usable());
 
     let (mut connection, mut far) = pair().await;
-    connection.begin(&request(Method::GET, &[]), RequestBody::Empty);
+    ask(
+        &mut connection,
+        &request(Method::GET, &[]),
+        RequestBody::Empty,
+    );
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok and more")
         .unwrap();
     assert_eq!(answer(&mut connection).await, Ok((200, "ok".into())));
     assert!(!connection.is_clean());
+}
+
+#[tokio::test]
+async fn what_comes_before_the_request_is_no_answer_to_it() {
+    let (mut connection, mut far) = pair().await;
+    far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    connection.begin(&request(Method::GET, &[]), RequestBody::Empty);
+    let answered = answer(&mut connection).await;
+    assert_eq!(answered, Err(H1Error::Broken));
 }
 
 #[tokio::test]
@@ -370,7 +396,11 @@ async fn an_answer_that_breaks_off_fails() {
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
     ] {
         let (mut connection, mut far) = pair().await;
-        connection.begin(&request(Method::GET, &[]), RequestBody::Empty);
+        ask(
+            &mut connection,
+            &request(Method::GET, &[]),
+            RequestBody::Empty,
+        );
         far.write_all(text.as_bytes()).unwrap();
         far.shutdown(Shutdown::Write).unwrap();
         assert_eq!(
@@ -389,7 +419,7 @@ async fn the_rest_of_a_request_is_sent_while_its_answer_waits() {
     let size = 8 << 20;
     let made = ClientSource::Made(Some(Bytes::from(vec![b'x'; size])), None);
     let body = ClientBody::new(made, Trailers::ours()).attempt();
-    connection.begin(&request(Method::POST, &[]), body);
+    ask(&mut connection, &request(Method::POST, &[]), body);
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
         .unwrap();
     let response = poll_fn(|cx| connection.poll_answer(cx)).await.unwrap();
