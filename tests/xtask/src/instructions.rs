@@ -2,6 +2,10 @@
 //!
 //! Unlike times, counts can be repeated on a busy machine, so that they may fail a change. They depend
 //! on compiler, C library and valgrind: where one differs from the recording, nothing is compared.
+//!
+//! There are two builds to count in. The optimised one tells what a request costs, and takes minutes to
+//! make. The one that tests are run in costs nothing more; what it counts means little by itself, but grows when a
+//! change makes requests do more: it is what CI compares.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,13 +24,47 @@ const MEASURED: &str = "--toggle-collect=bench_instructions::measured*";
 
 type Counts = BTreeMap<String, u64>;
 
+/// What is counted in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Build {
+    /// As a release, but for link-time optimisation.
+    Optimised,
+    /// As for tests.
+    Unoptimised,
+}
+
+impl Build {
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Optimised => "instructions",
+            Self::Unoptimised => "dev",
+        }
+    }
+
+    /// The key of its counts in the recording.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Optimised => "instructions",
+            Self::Unoptimised => "unoptimised",
+        }
+    }
+
+    /// Of so many repetitions those that are enough: without optimisation each takes ten times as long.
+    fn repetitions(self, times: u64) -> u64 {
+        match self {
+            Self::Optimised => times,
+            Self::Unoptimised => (times / 10).max(50),
+        }
+    }
+}
+
 /// Counts, and compares or records.
-pub(crate) fn run(record: bool) -> Result<(), Error> {
+pub(crate) fn run(build: Build, record: bool) -> Result<(), Error> {
     bench_peers::install(&["valgrind"])?;
     let root = tools::workspace_root()?;
     let path = root.join("benches/instructions.json");
     let with = environment()?;
-    let recorded = Recording::read(&path);
+    let recorded = Recording::read(&path, build);
     let differs = recorded
         .as_ref()
         .is_none_or(|recorded| recorded.with != with);
@@ -39,11 +77,19 @@ pub(crate) fn run(record: bool) -> Result<(), Error> {
         );
         return Ok(());
     }
-    let counts = count(&build(&root)?)?;
+    let counts = count(&compile(&root, build)?, build)?;
     let before = recorded.map(|it| it.counts).unwrap_or_default();
     println!("{}", table(&before, &counts));
     if record {
-        let text = format!("{:#}\n", json!({ "with": with, "instructions": counts }));
+        let other = match build {
+            Build::Optimised => Build::Unoptimised,
+            Build::Unoptimised => Build::Optimised,
+        };
+        // The other build's stay, if they were counted with the same.
+        let others = Recording::read(&path, other).filter(|it| it.with == with);
+        let others = others.map(|it| it.counts).unwrap_or_default();
+        let text = json!({ "with": with, build.key(): counts, other.key(): others });
+        let text = format!("{text:#}\n");
         std::fs::write(&path, text).map_err(at("write", &path))?;
         eprintln!("instructions: recorded in {}", path.display());
         return Ok(());
@@ -58,7 +104,7 @@ struct Recording {
 
 impl Recording {
     /// `None` where there is none that can be read.
-    fn read(path: &Path) -> Option<Self> {
+    fn read(path: &Path, build: Build) -> Option<Self> {
         let text = std::fs::read_to_string(path).ok()?;
         let value: Value = serde_json::from_str(&text).ok()?;
         Some(Self {
@@ -67,7 +113,7 @@ impl Recording {
                 .iter()
                 .map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect::<Option<_>>()?,
-            counts: value["instructions"]
+            counts: value[build.key()]
                 .as_object()?
                 .iter()
                 .map(|(key, value)| Some((key.clone(), value.as_u64()?)))
@@ -108,12 +154,12 @@ fn processor() -> String {
     format!("{} {}", std::env::consts::ARCH, flags.join(" "))
 }
 
-/// The harness, optimised.
-fn build(root: &Path) -> Result<PathBuf, Error> {
+/// The harness.
+fn compile(root: &Path, build: Build) -> Result<PathBuf, Error> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(root)
-        .args(["build", "--profile", "instructions"])
+        .args(["build", "--profile", build.profile()])
         .args([
             "--package",
             "wayline-benches",
@@ -136,7 +182,7 @@ fn build(root: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Runs each operation under callgrind.
-fn count(harness: &Path) -> Result<Counts, Error> {
+fn count(harness: &Path, build: Build) -> Result<Counts, Error> {
     let listed = process::run(Command::new(harness).arg("--list"))?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let mut counts = Counts::new();
@@ -144,17 +190,17 @@ fn count(harness: &Path) -> Result<Counts, Error> {
         let Some((name, times)) = line.split_once(' ') else {
             continue;
         };
+        let times = times.parse().map_or(1, |times| build.repetitions(times));
         let mut command = Command::new("valgrind");
         command
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(MEASURED)
             .arg(harness)
-            .args([name, times]);
+            .args([name, &times.to_string()]);
         let output = process::run(&mut command)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let each = collected(&said)
-            .zip(times.parse().ok())
-            .map(|(all, times): (u64, u64)| all / times.max(1))
+            .map(|all| all / times.max(1))
             .filter(|each| *each > 0)
             .ok_or_else(|| Error::Missing {
                 what: format!("callgrind counted nothing in {name}"),

@@ -23,6 +23,7 @@ mod zipkin;
 
 use std::process::ExitCode;
 
+use instructions::Build;
 use process::Error;
 
 const USAGE: &str = "\
@@ -38,10 +39,10 @@ Commands:
                         ARGS go to `cargo test`.
   guests [rust]         Build the Proxy-Wasm filters that the tests run, in Rust, Go, C and
                         AssemblyScript, or those in Rust only, into target/guests. `test` does so by itself
-  instructions [--record]
+  instructions [--unoptimised] [--record]
                         Count what requests cost in instructions, under valgrind (installed by apt-get),
                         and fail where it is over 3 % more than benches/instructions.json says; or
-                        write that file
+                        write that file. With --unoptimised in the build that tests use, as CI does
   security-report       Run the tests that have figures of security, and write these into docs/security.md
   fuzz [SECONDS [TARGET…]]
                         Run the fuzz targets (tests/fuzz), each for so many seconds of CPU time (60), keep
@@ -49,6 +50,17 @@ Commands:
   wasm32                Prepare a Rust compiler for wasm32-wasip1; prints the environment to use:
                         eval \"$(cargo xtask wasm32)\"
 ";
+
+/// What `instructions` is asked for; `None` for options that it does not have.
+fn counting(options: &[&str]) -> Option<(Build, bool)> {
+    match options {
+        [] => Some((Build::Optimised, false)),
+        ["--record"] => Some((Build::Optimised, true)),
+        ["--unoptimised"] => Some((Build::Unoptimised, false)),
+        ["--unoptimised", "--record"] => Some((Build::Unoptimised, true)),
+        _ => None,
+    }
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -63,8 +75,9 @@ fn main() -> ExitCode {
         ["test", "--", rest @ ..] => test::run(rest),
         ["guests"] => guests::build().map(drop),
         ["guests", "rust"] => guests::build_rust().map(drop),
-        ["instructions"] => instructions::run(false),
-        ["instructions", "--record"] => instructions::run(true),
+        ["instructions", options @ ..] if counting(options).is_some() => {
+            counting(options).map_or(Ok(()), |(build, record)| instructions::run(build, record))
+        }
         ["security-report"] => report::run(),
         ["fuzz"] => fuzz::run(60, &[]),
         ["fuzz", seconds, names @ ..] => match seconds.parse() {
