@@ -435,6 +435,36 @@ fn web_servers_hand_out_modules_however_packed() {
     }
 }
 
+#[test]
+fn web_servers_are_asked_for_what_is_new_only() {
+    let network = Network::claim();
+    let versions = [module("one"), module("two")];
+    let served = Arc::new(AtomicBool::new(false));
+    let (news, bodies) = (Arc::clone(&served), versions.clone());
+    let server = Backend::http(network.ip(1), 80, move |request| {
+        let version = usize::from(news.load(Ordering::Relaxed));
+        let etag = format!("\"{version}\"");
+        if request.header("if-none-match") == Some(&*etag) {
+            return Reply::status(304, "").header("etag", &etag);
+        }
+        Reply::ok(bodies[version].clone()).header("etag", &etag)
+    });
+    let url = format!("http://{}/filter.wasm", server.address);
+    let cache = tempfile::tempdir().unwrap();
+    let look = || Inspect::of(&url).cache(cache.path()).pull().taken();
+    assert_eq!(look()["origin"], "fetched");
+    let again = look();
+    assert_eq!(again["origin"], "unchanged");
+    assert_eq!(again["sha256"], hex(&versions[0]));
+    served.store(true, Ordering::Relaxed);
+    assert_eq!(look()["sha256"], hex(&versions[1]));
+    assert_eq!(look()["origin"], "unchanged");
+    // Who has nothing asks for all of it.
+    let fresh = Inspect::of(&url).pull().taken();
+    assert_eq!(fresh["origin"], "fetched");
+    assert_eq!(server.last().header("if-none-match"), None);
+}
+
 /// A registry that says what it is told to, and what it was asked.
 struct Liar {
     server: Backend,
@@ -626,6 +656,7 @@ fn registries_that_fail_are_asked_again_if_that_may_help() {
     }
     let looping = Liar::new(|_| Some(Reply::status(307, "").header("location", "/v2/")));
     looping.inspect().refused_for("redirected more than");
+    assert!(looping.asked("/v2/") < 50, "{}", looping.asked("/v2/"));
     let inward = Liar::new(|request| {
         let location = "http://10.0.0.1/blob";
         let blobs = request.target.contains("/manifests/");

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use wayline_fetch::Limits;
+use wayline_fetch::{FetchError, Limits, Request};
 use wayline_model::defence::stands;
 use wayline_model::plugin::{ModuleSource, PullPolicy, PullSecret};
 
@@ -30,13 +32,17 @@ pub(super) struct Found {
     pub(super) digest: Digest,
     pub(super) manifest: Option<Digest>,
     pub(super) origin: Origin,
+    etag: Option<String>,
 }
 
 /// What a source or an image was found to be.
-#[derive(Clone, Copy, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 struct Note {
     module: [u8; 32],
     manifest: Option<[u8; 32]>,
+    /// What a web server calls this version.
+    #[serde(default)]
+    etag: Option<String>,
 }
 
 /// What must be equal for one source to be as good as another: what was found with one secret proves
@@ -74,16 +80,19 @@ pub(super) async fn bytes_of(
     if let Place::File(path) = place {
         let (url, path) = (Arc::clone(&source.url), path.to_owned());
         let bytes = blocking(move || read(&path, &url)).await?;
-        return found(source, bytes, None, Origin::Fetched);
+        return found(source, bytes);
     }
     let name = Digest(key(source)).to_string();
     let before = shared.note(&name).await;
     if !asks_always(source, &place)
-        && let Some(found) = shared.kept(before, Origin::Kept).await
+        && let Some(found) = shared.kept(before.clone(), Origin::Kept).await
     {
         return Ok(found);
     }
-    let found = match shared.fetch_patiently(source, &place).await {
+    let found = match shared
+        .fetch_patiently(source, &place, before.as_ref())
+        .await
+    {
         Ok(found) => found,
         Err(error) if error.is_retriable() && stands("last-good-module") => {
             let last_good = shared.kept(before, Origin::LastGood).await;
@@ -155,11 +164,12 @@ impl Shared {
         self: &Arc<Self>,
         source: &ModuleSource,
         place: &Place<'_>,
+        before: Option<&Note>,
     ) -> Result<Found, ModuleError> {
         let mut pause = self.settings.back_off;
         let mut attempt = 1;
         loop {
-            let outcome = Box::pin(self.fetch(source, place)).await;
+            let outcome = Box::pin(self.fetch(source, place, before)).await;
             match outcome {
                 Err(error) if error.is_retriable() && attempt < self.settings.attempts => {
                     tracing::debug!(%error, attempt, "a module was not fetched; trying again");
@@ -176,21 +186,51 @@ impl Shared {
         self: &Arc<Self>,
         source: &ModuleSource,
         place: &Place<'_>,
+        before: Option<&Note>,
     ) -> Result<Found, ModuleError> {
         match place {
             Place::Image(image, credentials) => {
                 self.pull(source, image, credentials.as_ref()).await
             }
-            Place::Web | Place::File(_) => {
-                let limits = Limits {
-                    body: MAX_MODULE_BYTES as u64 + PACKING,
-                    ..self.limits()
-                };
-                let fetched = self.settings.client.get(&source.url, &limits).await?;
-                let module = unpacked(&source.url, fetched.body, Wanted::Only).await?;
-                found(source, module, None, Origin::Fetched)
+            Place::Web | Place::File(_) => self.download(source, before).await,
+        }
+    }
+
+    /// Asks a web server for the module, if it is another than the one we have.
+    async fn download(
+        self: &Arc<Self>,
+        source: &ModuleSource,
+        before: Option<&Note>,
+    ) -> Result<Found, ModuleError> {
+        let limits = Limits {
+            body: MAX_MODULE_BYTES as u64 + PACKING,
+            ..self.limits()
+        };
+        let mut request = Request::get(source.url.parse()?);
+        let etag = before.and_then(|note| HeaderValue::from_str(note.etag.as_ref()?).ok());
+        let kept = match &etag {
+            Some(_) => self.kept(before.cloned(), Origin::Unchanged).await,
+            None => None,
+        };
+        if let (Some(etag), Some(_)) = (etag, &kept) {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let fetched = self.settings.client.send(request, &limits).await?;
+        match kept {
+            Some(kept) if fetched.status == StatusCode::NOT_MODIFIED => return Ok(kept),
+            _ if fetched.status.is_success() => {}
+            _ => {
+                let (url, status) = (Box::new(fetched.url), fetched.status);
+                return Err(FetchError::Status { url, status }.into());
             }
         }
+        let etag = fetched.headers.get(ETAG).and_then(|it| it.to_str().ok());
+        let etag = etag.map(str::to_owned);
+        let module = unpacked(&source.url, fetched.body, Wanted::Only).await?;
+        Ok(Found {
+            etag,
+            ..found(source, module)?
+        })
     }
 
     /// Asks for the manifest, and for the layer where the image is not here.
@@ -233,6 +273,7 @@ impl Shared {
             bytes,
             manifest: Some(image.manifest),
             origin: Origin::Fetched,
+            etag: None,
         };
         self.keep(&name, &found).await;
         Ok(found)
@@ -271,6 +312,7 @@ impl Shared {
             digest,
             manifest: note.manifest.map(Digest),
             origin,
+            etag: note.etag,
         })
     }
 
@@ -279,6 +321,7 @@ impl Shared {
         let note = Note {
             module: found.digest.0,
             manifest: found.manifest.map(|it| it.0),
+            etag: found.etag.clone(),
         };
         let Ok(note) = serde_json::to_vec(&note) else {
             return;
@@ -325,20 +368,16 @@ async fn unpacked(url: &Arc<str>, packed: Bytes, wanted: Wanted) -> Result<Bytes
 }
 
 /// Bytes of a file or a web server, which are what the digest asked for is of.
-fn found(
-    source: &ModuleSource,
-    bytes: Bytes,
-    manifest: Option<Digest>,
-    origin: Origin,
-) -> Result<Found, ModuleError> {
+fn found(source: &ModuleSource, bytes: Bytes) -> Result<Found, ModuleError> {
     if let Some(expected) = digest_asked_for(source)? {
         expected.check(&source.url, &bytes)?;
     }
     Ok(Found {
         digest: Digest::of(&bytes),
         bytes,
-        manifest,
-        origin,
+        manifest: None,
+        origin: Origin::Fetched,
+        etag: None,
     })
 }
 
