@@ -36,11 +36,15 @@ pub(crate) fn prepare_request(
     // took it from the codec.
     // Nobody but a proxy that terminated the client's TLS may vouch for a certificate.
     static GONE: [HeaderName; 3] = [EXPECT, UPGRADE, CLIENT_CERT];
-    remove_all(headers, &GONE);
+    match stands("client-cert") {
+        true => remove_all(headers, &GONE),
+        false => remove_all(headers, &GONE[..2]),
+    }
     match role {
         ProxyRole::Gateway => {
             remove_internal(headers);
             append_forwarded_for(headers, source);
+            let is_believed = is_believed || !stands("forwarded-proto");
             if !is_believed || !has_protocol(headers) {
                 headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
             }
