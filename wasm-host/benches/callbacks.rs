@@ -1,7 +1,8 @@
 //! What the ABI costs: an exchange through a chain of one guest, against the same through a native
 //! filter that does nothing.
 //!
-//! `cargo bench -p wayline-wasm-host`; with `WAYLINE_BENCH_MODULE=FILE` also for a module of one's own,
+//! `cargo bench -p wayline-wasm-host`; with `WAYLINE_BENCH_MODULE=FILE` (and
+//! `WAYLINE_BENCH_CONFIGURATION`) also for a module of one's own,
 //! shared by streams and with an instance for each.
 
 #![allow(clippy::unwrap_used, reason = "a bench may stop where it stands")]
@@ -177,7 +178,10 @@ fn guest(host: &Arc<Host>, module: &[u8], key: u8, isolation: Isolation) -> Rc<C
             pull_secret: None,
         },
         root_id: "guest".into(),
-        configuration: Arc::new([]),
+        configuration: std::env::var("WAYLINE_BENCH_CONFIGURATION")
+            .unwrap_or_default()
+            .into_bytes()
+            .into(),
         environment: Arc::new([]),
         phase: PluginPhase::Unspecified,
         priority: None,

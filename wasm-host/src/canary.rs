@@ -29,6 +29,7 @@ pub fn canary(
         prepared: Arc::clone(prepared),
         plugin: Arc::clone(plugin),
         tally: Rc::new(book.open()),
+        environment: host.environment(plugin),
         book,
         callout: Rc::new(Nowhere),
     };

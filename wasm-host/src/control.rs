@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::Instant;
 
 use wayline_chain::{Direction, LocalReply};
 use wayline_model::defence::stands;
@@ -18,7 +18,7 @@ pub(crate) struct StreamControl {
     /// The target of its chain.
     pub(crate) place: Rc<Place>,
     /// When it began.
-    pub(crate) began: SystemTime,
+    pub(crate) began: Instant,
     lanes: [Lane; 2],
     reply: RefCell<Option<LocalReply>>,
     closed: Cell<bool>,
@@ -37,10 +37,10 @@ struct Lane {
 }
 
 impl StreamControl {
-    pub(crate) fn new(place: Rc<Place>) -> Self {
+    pub(crate) fn new(place: Rc<Place>, began: Instant) -> Self {
         Self {
             place,
-            began: SystemTime::now(),
+            began,
             lanes: Default::default(),
             reply: RefCell::default(),
             closed: Cell::default(),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use wayline_chain::{Begin, Callout, Filter, Needs, RequestContext, Scope};
 use wayline_model::plugin::{FailStrategy, Plugin};
@@ -90,12 +91,13 @@ impl Filter for WasmFilter {
 
 impl WasmFilter {
     /// Meets a request on this thread, wherever the plugin should run.
-    pub(crate) fn begin_here(&self, _: &mut RequestContext) -> Begin {
+    pub(crate) fn begin_here(&self, context: &RequestContext) -> Begin {
         if !self.hears_streams {
             return Begin::Pass;
         }
         if let Ok(instance) = self.seat.instance() {
-            let control = Rc::new(StreamControl::new(Rc::clone(&self.place)));
+            let began = context.began.unwrap_or_else(Instant::now);
+            let control = Rc::new(StreamControl::new(Rc::clone(&self.place), began));
             let stream = WasmStream::new(Rc::clone(&self.seat), instance, control);
             return Begin::Stream(Box::new(stream));
         }

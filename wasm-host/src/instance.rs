@@ -38,6 +38,8 @@ pub(crate) struct Recipe {
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) book: Arc<PluginBook>,
     pub(crate) tally: Rc<Tally>,
+    /// `NAME=value`.
+    pub(crate) environment: Arc<[String]>,
     pub(crate) callout: Rc<dyn Callout>,
 }
 
@@ -559,7 +561,7 @@ fn state(recipe: &Recipe, home: Home, role: Role) -> Result<State, StartError> {
         ticking: false,
         retiring: false,
         done: Rc::default(),
-        environment: recipe.host.environment(&recipe.plugin),
+        environment: Arc::clone(&recipe.environment),
         saw_chance: false,
         role,
         starting: true,

@@ -174,10 +174,12 @@ fn request(
         ("id", []) => out.bytes(header("x-request-id")?),
         ("headers", rest) => map(state, Map::RequestHeaders, rest, out),
         ("headers_bytes", []) => out.size(bytes_of(state, Map::RequestHeaders)?),
-        ("time", []) => out.int(nanoseconds(state.stream()?.began)),
+        ("time", []) => out.int(nanoseconds(
+            SystemTime::now() - state.stream()?.began.elapsed(),
+        )),
         ("duration", []) => {
             exchange.bytes?;
-            let took = state.stream()?.began.elapsed().unwrap_or_default();
+            let took = state.stream()?.began.elapsed();
             out.int(i64::try_from(took.as_nanos()).ok()?)
         }
         ("size", []) => out.int(request_size(exchange)),

@@ -92,6 +92,7 @@ impl Seat {
             prepared: Arc::clone(prepared),
             plugin: Arc::clone(plugin),
             tally: Rc::new(book.open()),
+            environment: host.environment(plugin),
             book,
             callout: Rc::clone(callout),
         }));

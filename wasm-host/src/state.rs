@@ -1,6 +1,7 @@
 //! What host functions see: the instance they were called from, the context they are called for, and
 //! the exchange that is in its hands while a callback runs.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -171,37 +172,50 @@ impl State {
 impl Exchange {
     /// Between two callbacks.
     pub(crate) fn nobodys() -> Result<Self, StartError> {
-        let failed = |error: RequestError| StartError::Instantiate(error.to_string().into());
-        let request = CanonicalRequest::new(
-            Method::GET,
-            &Uri::from_static("http://localhost/"),
-            Version::HTTP_11,
-            HeaderMap::new(),
-            PathNormalization::None,
-        )
-        .map_err(failed)?;
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let connection = Connection {
-            identity: None,
-            workload: None,
-            source: nowhere,
-            local: nowhere,
-            destination_ip: None,
-            destination_port: 0,
-            sni: None,
-            mutual_tls: false,
-            certificate: None,
-            id: 0,
-        };
+        // Each instance has one: where every stream has an instance, it is not to be parsed each time.
+        thread_local!(static NOBODY: OnceCell<(Rc<Connection>, CanonicalRequest)> = const { OnceCell::new() });
+        let (connection, request) = NOBODY.with(|made| {
+            if let Some(made) = made.get() {
+                return Ok(made.clone());
+            }
+            let new =
+                nobody().map_err(|error| StartError::Instantiate(error.to_string().into()))?;
+            Ok(made.get_or_init(|| new).clone())
+        })?;
         Ok(Self {
             owner: 0,
-            context: RequestContext::new(Rc::new(connection), request, true),
+            context: RequestContext::new(connection, request, true),
             body: None,
             trailers: None,
             bytes: None,
             is_connection: false,
         })
     }
+}
+
+/// The exchange of nobody.
+fn nobody() -> Result<(Rc<Connection>, CanonicalRequest), RequestError> {
+    let request = CanonicalRequest::new(
+        Method::GET,
+        &Uri::from_static("http://localhost/"),
+        Version::HTTP_11,
+        HeaderMap::new(),
+        PathNormalization::None,
+    )?;
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let connection = Connection {
+        identity: None,
+        workload: None,
+        source: nowhere,
+        local: nowhere,
+        destination_ip: None,
+        destination_port: 0,
+        sni: None,
+        mutual_tls: false,
+        certificate: None,
+        id: 0,
+    };
+    Ok((Rc::new(connection), request))
 }
 
 impl ResourceLimiter for Limits {

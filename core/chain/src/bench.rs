@@ -46,6 +46,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{self, Poll, Wake, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -194,7 +195,12 @@ impl Request {
             .map_err(|error| error.to_string())
         });
         match request {
-            Ok(request) => RequestContext::new(Rc::new(self.connection), request, !self.body),
+            Ok(request) => {
+                let mut context =
+                    RequestContext::new(Rc::new(self.connection), request, !self.body);
+                context.began = Some(Instant::now());
+                context
+            }
             Err(error) => panic!("{}{} is not a request: {error}", self.authority, self.path),
         }
     }

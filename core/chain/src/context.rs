@@ -67,6 +67,8 @@ pub struct RequestFacts {
     rewritten: bool,
     /// Address of the original client as trusted hops tell it; the source where nobody tells.
     pub remote_ip: IpAddr,
+    /// When the exchange began, where the data path says so: filters need not look at the clock.
+    pub began: Option<Instant>,
     /// Whether the request has no body.
     pub end_of_stream: bool,
     /// `%RESPONSE_CODE_DETAILS%` as far as a filter decided it.
@@ -120,6 +122,7 @@ impl RequestContext {
             request,
             rewritten: false,
             remote_ip,
+            began: None,
             end_of_stream,
             details: None,
             marks: None,

@@ -3,6 +3,7 @@
 use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use wayline_chain::{
@@ -48,7 +49,7 @@ impl WasmConnection {
         Ok(Self {
             seat,
             instance,
-            control: Rc::new(StreamControl::new(place)),
+            control: Rc::new(StreamControl::new(place, Instant::now())),
             id: 0,
             over: false,
             waiting: [false; 2],

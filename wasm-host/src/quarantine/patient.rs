@@ -127,23 +127,21 @@ impl Patient {
                 }
                 return None;
             }
-            (Direction::Request, Kind::Headers { end }) => {
-                match self.filter.begin_here(&mut context) {
-                    Begin::Pass => {
-                        self.over = true;
-                        Step::Continue
-                    }
-                    Begin::Reply(reply) => {
-                        self.over = true;
-                        Step::Reply(reply)
-                    }
-                    Begin::Stream(mut stream) => {
-                        let step = stream.request_headers(&mut context, end);
-                        self.stream = Some(stream);
-                        step
-                    }
+            (Direction::Request, Kind::Headers { end }) => match self.filter.begin_here(&context) {
+                Begin::Pass => {
+                    self.over = true;
+                    Step::Continue
                 }
-            }
+                Begin::Reply(reply) => {
+                    self.over = true;
+                    Step::Reply(reply)
+                }
+                Begin::Stream(mut stream) => {
+                    let step = stream.request_headers(&mut context, end);
+                    self.stream = Some(stream);
+                    step
+                }
+            },
             (direction, kind) => self.tell(&mut context, direction, kind, &mut held),
         };
         let rewritten = context.take_rewritten();
@@ -235,6 +233,7 @@ fn context_of(facts: Facts) -> RequestContext {
     let connection = Rc::new(facts.connection);
     let mut context = RequestContext::new(connection, facts.request, facts.end_of_stream);
     context.remote_ip = facts.remote_ip;
+    context.began = facts.began;
     context.details = facts.details;
     context.response = facts.response;
     context.made_trailers = facts.made_trailers;

@@ -1,7 +1,5 @@
 //! Escaping of what peers send, for text lines and for JSON strings.
 
-use wayline_model::defence::stands;
-
 /// How a value must be written where it stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Escape {
@@ -22,7 +20,7 @@ impl Escape {
         // What is escaped gets longer, never shorter.
         let value = value.get(..most).unwrap_or(value);
         let end = out.len().saturating_add(most);
-        if value.iter().all(|byte| is_harmless(*byte)) || !stands("log-escape") {
+        if value.iter().all(|byte| is_harmless(*byte)) {
             out.extend_from_slice(value);
             return;
         }
