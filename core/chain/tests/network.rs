@@ -294,6 +294,27 @@ fn a_held_direction_can_become_one_that_waits_for_bytes() {
 }
 
 #[test]
+fn filters_meet_the_connection_in_order_even_where_the_upstream_speaks_first() {
+    let log = Log::default();
+    let probes = ["a", "b", "c"].map(|name| Probe::new(name, &log));
+    probes[0].on("new", NetworkStep::Hold);
+    let mut run = start(&probes.each_ref());
+    connected(&mut run);
+    run.feed(Response, "hello".into(), false);
+    assert_eq!(
+        told(&log),
+        [
+            "a new",
+            "b new",
+            "c new",
+            "c up hello",
+            "b up hello",
+            "a up hello"
+        ]
+    );
+}
+
+#[test]
 fn the_upstream_waits_until_every_filter_has_let_the_connection_pass() {
     let log = Log::default();
     let (a, b) = (Probe::new("a", &log), Probe::new("b", &log));

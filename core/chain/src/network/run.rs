@@ -207,8 +207,9 @@ impl NetworkRun {
                 Direction::Request => place,
                 Direction::Response => self.chain.filters.len() - 1 - place,
             };
-            if position >= self.slots.len() {
-                self.open(position);
+            // Each meets the connection behind those before it, whatever comes first.
+            while self.slots.len() <= position && self.end.is_none() {
+                self.open(self.slots.len());
             }
             if self.end.is_some() || !self.show(position, direction, &mut data, &mut end) {
                 return;
