@@ -84,7 +84,7 @@ async fn connect_plain(job: &Job, connections: usize) -> Result<Vec<Caller<TcpSt
     }
     if let Some((name, value)) = &job.refused_header {
         let forged = Request::get(PATH).with_header(name, value);
-        refuses(PATH, &forged, (401, "401"), tcp(job).await?).await?;
+        answers(PATH, &forged, (401, "401"), tcp(job).await?).await?;
     }
     let mut callers = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -304,6 +304,17 @@ async fn ask_beside(
 ) -> Result<Asking, LoadError> {
     let authority = TunnelAuthority::parse(&beside.authority).map_err(|e| failed(job, &e))?;
     let clients = in_time(connect_tunnels(job, 1, store, drivers)).await?;
+    // Whoever is not asked, or does not mind, would be no bad neighbour.
+    for (path, expected, wanted) in [
+        (PATH, (200, "200"), true),
+        (&beside.path, (503, "503"), beside.one_in.is_some()),
+    ] {
+        if wanted {
+            let opened = clients[0].open(&authority, HeaderMap::new()).await;
+            let stream = opened.map_err(|error| failed(job, &error))?;
+            answers(path, &Request::get(path), expected, stream).await?;
+        }
+    }
     let schedule = Rc::new(Schedule::default());
     let turn = Rc::new(Cell::new(0_usize));
     let mut askers = JoinSet::new();
@@ -374,10 +385,10 @@ async fn check_policy<IO>(path: &str, stream: IO) -> Result<(), LoadError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    refuses(path, &Request::get(path), (403, "403"), stream).await
+    answers(path, &Request::get(path), (403, "403"), stream).await
 }
 
-async fn refuses<IO>(
+async fn answers<IO>(
     path: &str,
     request: &Request,
     (status, expected): (u16, &'static str),

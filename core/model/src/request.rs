@@ -56,7 +56,7 @@ impl CanonicalRequest {
         normalization: PathNormalization,
     ) -> Result<Self, RequestError> {
         let mut headers = headers;
-        if headers.len() > MAX_FIELDS {
+        if headers.len() > MAX_FIELDS && stands("field-count") {
             return Err(RequestError::TooManyFields);
         }
         check_scheme(uri)?;
@@ -265,6 +265,9 @@ static OF_CONNECTION: [HeaderName; 5] = [
 /// beyond these stays: an attacker must not be able to strip identity headers with it. `te: trailers`
 /// stays, and so does `upgrade` for the room that decides about upgrades.
 fn remove_connection_headers(headers: &mut HeaderMap) {
+    if !stands("hop-by-hop") {
+        remove_what_connection_names(headers);
+    }
     // Mostly there is none: looking at the few names that are there costs less than hashing these.
     let first = |headers: &HeaderMap| {
         let mut names = headers.keys();
@@ -285,6 +288,15 @@ fn remove_connection_headers(headers: &mut HeaderMap) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else {
         headers.remove(TE);
+    }
+}
+
+/// What RFC 9110 asks of proxies to the letter, and what makes CVE-2024-45410.
+fn remove_what_connection_names(headers: &mut HeaderMap) {
+    let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let texts = values.iter().filter_map(|value| value.to_str().ok());
+    for name in texts.flat_map(|text| text.split(',')) {
+        headers.remove(name.trim());
     }
 }
 

@@ -78,7 +78,9 @@ fn a_certificate_that_is_taken_back_takes_its_connections_with_it() {
     assert!(is_served(&mut honest));
     let again = Conversation::open(thief.address).exchange(&Request::get("/"));
     assert!(again.is_err(), "{again:?}");
-    assert!(wayline.refusals("revoked") >= 2.0);
+    eventually("both to be counted", || {
+        (wayline.refusals("revoked") >= 2.0).then_some(())
+    });
 }
 
 #[test]

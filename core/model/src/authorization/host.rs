@@ -7,6 +7,7 @@
 
 use std::io::Write;
 
+use crate::defence::stands;
 use crate::request::Authority;
 
 use super::text::TextSet;
@@ -32,7 +33,10 @@ impl HostReadings {
         let text = authority.as_str().as_bytes();
         let sent_length = text.len().min(ROOM);
         for (lower, byte) in sent.iter_mut().zip(text) {
-            *lower = byte.to_ascii_lowercase();
+            *lower = match stands("host-case") {
+                true => byte.to_ascii_lowercase(),
+                false => *byte,
+            };
         }
         let host_length = authority.host().len().min(sent_length);
         let host = &sent[..host_length];
@@ -63,6 +67,9 @@ impl HostReadings {
 
     /// Whether any reading of it is.
     pub(super) fn may_match(&self, hosts: &TextSet) -> bool {
+        if !stands("host-readings") {
+            return self.must_match(hosts);
+        }
         self.must_match(hosts)
             || hosts.matches(&self.sent[..self.host_length])
             || (self.name_length < self.host_length

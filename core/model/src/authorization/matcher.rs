@@ -16,6 +16,7 @@ use super::template::PathTemplate;
 use super::text::TextSet;
 use super::token::{self, PrincipalSet};
 use super::{PolicyInput, RuleRef};
+use crate::defence::stands;
 use crate::request::CanonicalRequest;
 
 /// Which reading is asked for.
@@ -313,6 +314,9 @@ impl Attribute {
 /// Every line must match. `*` is presence, also of an empty value, as in Envoy.
 fn header_must_match(request: &CanonicalRequest, name: &HeaderName, set: &TextSet) -> bool {
     let mut lines = request.headers.get_all(name).iter().peekable();
+    if !stands("every-line") {
+        return lines.any(|line| set.matches(line.as_bytes().trim_ascii()));
+    }
     lines.peek().is_some()
         && (set.has_any() || lines.all(|line| set.matches(line.as_bytes().trim_ascii())))
 }
@@ -330,7 +334,7 @@ fn header_may_match(request: &CanonicalRequest, name: &HeaderName, set: &TextSet
     if set.has_any() || lines().any(|line| set.matches(line)) {
         return true;
     }
-    if is_list(name) {
+    if is_list(name) && stands("list-values") {
         let mut elements = lines().flat_map(|line| line.split(|byte| *byte == b','));
         if elements.any(|element| set.matches(element.trim_ascii())) {
             return true;

@@ -1,5 +1,7 @@
 //! Escaping of what peers send, for text lines and for JSON strings.
 
+use wayline_model::defence::stands;
+
 /// How a value must be written where it stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Escape {
@@ -20,7 +22,7 @@ impl Escape {
         // What is escaped gets longer, never shorter.
         let value = value.get(..most).unwrap_or(value);
         let end = out.len().saturating_add(most);
-        if value.iter().all(|byte| is_harmless(*byte)) {
+        if value.iter().all(|byte| is_harmless(*byte)) || !stands("log-escape") {
             out.extend_from_slice(value);
             return;
         }

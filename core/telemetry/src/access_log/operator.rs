@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, Version};
 use wayline_model::authorization::Marks;
+use wayline_model::defence::stands;
 
 use super::escape::Escape;
 use super::format::FormatError;
@@ -456,7 +457,7 @@ fn write_header(
 fn write_cut(value: &[u8], length: usize, longest: usize, escape: Escape, out: &mut Vec<u8>) {
     match value.get(..length) {
         Some(shortened) => escape.write(shortened, out),
-        None if length < usize::MAX => escape.write(value, out),
+        None if length < usize::MAX || !stands("log-lengths") => escape.write(value, out),
         None => escape.write_at_most(value, longest, out),
     }
 }
