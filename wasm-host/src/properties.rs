@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, Version};
+use serde_json::Value;
 use wayline_chain::Connection;
+use wayline_model::ext_authz::DynamicMetadata;
 use wayline_model::workload::Workload;
 
 use crate::certificate;
@@ -126,6 +128,9 @@ fn of_exchange(state: &State, first: &str, rest: &[&str], out: &mut Out<'_>) -> 
         ("connection_id", []) => of_connection(state, connection, "id", out),
         ("upstream", ["request_attempt_count"]) => out.int(routed?.attempts.into()),
         ("upstream", [name]) => address(routed?.address?, name, out),
+        ("metadata", ["filter_metadata", path @ ..]) => {
+            metadata(context.metadata.as_deref()?, path, out)
+        }
         ("route_name", []) | ("xds", ["route_name"]) => out.text(&routed?.route),
         ("cluster_name", []) | ("xds", ["cluster_name"]) => out.text(&routed?.cluster),
         ("filter_state", ["io.istio.peer_principal"]) => {
@@ -135,6 +140,21 @@ fn of_exchange(state: &State, first: &str, rest: &[&str], out: &mut Out<'_>) -> 
             workload(connection.workload.as_deref()?, name, out)
         }
         _ => None,
+    }
+}
+
+/// What servers that were asked told: numbers are eight bytes of floating point, as Envoy's are.
+fn metadata(all: &DynamicMetadata, path: &[&str], out: &mut Out<'_>) -> Option<()> {
+    let (namespace, keys) = path.split_first()?;
+    let mut found = all.get(*namespace)?;
+    for key in keys {
+        found = found.get(*key)?;
+    }
+    match found {
+        Value::String(text) => out.text(text),
+        Value::Bool(flag) => out.bool(*flag),
+        Value::Number(number) => out.bytes(&number.as_f64()?.to_le_bytes()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

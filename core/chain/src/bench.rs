@@ -51,6 +51,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame};
+use wayline_model::ext_authz::DynamicMetadata;
 use wayline_model::identity::Identity;
 use wayline_model::request::{CanonicalRequest, PathNormalization};
 
@@ -78,6 +79,7 @@ pub struct Request {
     authority: String,
     headers: HeaderMap,
     connection: Connection,
+    metadata: Option<Box<DynamicMetadata>>,
     body: bool,
 }
 
@@ -102,6 +104,7 @@ impl Request {
                 certificate: None,
                 id: 1,
             },
+            metadata: None,
             body: false,
         }
     }
@@ -166,6 +169,13 @@ impl Request {
         self
     }
 
+    /// What servers that were asked told about it before.
+    #[must_use]
+    pub fn metadata(mut self, metadata: DynamicMetadata) -> Self {
+        self.metadata = Some(Box::new(metadata));
+        self
+    }
+
     /// Says that a body follows, which is sent with [`Bench::send`].
     #[must_use]
     pub fn with_body(mut self) -> Self {
@@ -199,6 +209,7 @@ impl Request {
                 let mut context =
                     RequestContext::new(Rc::new(self.connection), request, !self.body);
                 context.began = Some(Instant::now());
+                context.metadata = self.metadata;
                 context
             }
             Err(error) => panic!("{}{} is not a request: {error}", self.authority, self.path),

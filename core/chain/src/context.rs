@@ -11,6 +11,7 @@ use bytes::Bytes;
 use wayline_model::authentication::VerifiedToken;
 use wayline_model::authorization::Marks;
 use wayline_model::defence::stands;
+use wayline_model::ext_authz::DynamicMetadata;
 use wayline_model::identity::Identity;
 use wayline_model::request::CanonicalRequest;
 use wayline_model::route::RouteRule;
@@ -84,6 +85,8 @@ pub struct RequestFacts {
     pub made_trailers: Option<http::HeaderMap>,
     /// The providers of external authorization that were asked about it.
     pub consulted: Vec<Arc<str>>,
+    /// What servers that were asked told about it.
+    pub metadata: Option<Box<DynamicMetadata>>,
     /// The rule whose own server admitted it: it takes that rule, whatever the server made of it.
     pub admitted_to: Option<Arc<RouteRule>>,
     /// What the request's token says, once it was verified.
@@ -129,6 +132,7 @@ impl RequestContext {
             response: None,
             made_trailers: None,
             consulted: Vec::new(),
+            metadata: None,
             admitted_to: None,
             token: None,
             routed: None,

@@ -48,6 +48,12 @@ impl ExtAuthzProvider {
     }
 }
 
+/// What servers tell filters and logs about a request (Envoy's dynamic metadata): objects by namespace.
+pub type DynamicMetadata = Map<String, Value>;
+
+/// Where what servers tell stands (Envoy).
+pub const METADATA_NAMESPACE: &str = "envoy.filters.http.ext_authz";
+
 /// How a server is asked, wherever it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AuthSettings {

@@ -15,8 +15,9 @@ use wayline_model::ext_authz::{ExtAuthzProvider, GrpcCheck};
 use super::Shown;
 use super::messages::{
     Address, AttributeContext, AttributeRequest, CheckRequest, CheckResponse, HeaderValueOption,
-    HttpRequest, OkHttpResponse, Peer, SocketAddress, Timestamp,
+    HttpRequest, OkHttpResponse, Peer, SocketAddress, Struct, Timestamp,
 };
+use super::metadata::Told;
 use super::verdict::{Changes, Denial, Edit, EditName, How, Said};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -50,7 +51,7 @@ pub(super) fn request(
 }
 
 /// What came back; an error where it is no answer to the question.
-pub(super) fn said(response: &Response<Bytes>, trailers: &HeaderMap) -> Result<Said, String> {
+pub(super) fn said(response: &Response<Bytes>, trailers: &HeaderMap) -> Result<Told, String> {
     if response.status() != StatusCode::OK {
         return Err(format!("it answered {}", response.status()));
     }
@@ -77,8 +78,11 @@ pub(super) fn said(response: &Response<Bytes>, trailers: &HeaderMap) -> Result<S
     };
     let answer =
         CheckResponse::decode(message).map_err(|error| format!("it answered nonsense: {error}"))?;
+    let metadata = answer.dynamic_metadata.map(Struct::into_json);
+    let metadata = metadata.unwrap_or_default();
     if answer.status.is_none_or(|status| status.code == 0) {
-        return Ok(Said::Allow(changes(answer.ok_response.unwrap_or_default())));
+        let said = Said::Allow(changes(answer.ok_response.unwrap_or_default()));
+        return Ok((said, metadata));
     }
     let denied = answer.denied_response.unwrap_or_default();
     let code = denied
@@ -86,11 +90,12 @@ pub(super) fn said(response: &Response<Bytes>, trailers: &HeaderMap) -> Result<S
         .and_then(|status| u16::try_from(status.code).ok());
     let status = code.filter(|code| (200..600).contains(code));
     let status = status.and_then(|code| StatusCode::from_u16(code).ok());
-    Ok(Said::Deny(Denial {
+    let said = Said::Deny(Denial {
         status: status.unwrap_or(StatusCode::FORBIDDEN),
         headers: denied.headers.iter().filter_map(response_edit).collect(),
         body: denied.body.into(),
-    }))
+    });
+    Ok((said, metadata))
 }
 
 fn changes(answer: OkHttpResponse) -> Changes {

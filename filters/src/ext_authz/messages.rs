@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use prost::Message;
+use prost::{Message, Oneof};
+use serde_json::{Map, Value as Json};
 
 /// `CheckRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -101,6 +102,69 @@ pub(super) struct CheckResponse {
     pub(super) denied_response: Option<DeniedHttpResponse>,
     #[prost(message, optional, tag = "3")]
     pub(super) ok_response: Option<OkHttpResponse>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) dynamic_metadata: Option<Struct>,
+}
+
+/// `google.protobuf.Struct`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Struct {
+    #[prost(btree_map = "string, message", tag = "1")]
+    pub(super) fields: BTreeMap<String, Value>,
+}
+
+/// `google.protobuf.Value`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Value {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
+    pub(super) kind: Option<Kind>,
+}
+
+/// The oneof of `google.protobuf.Value`.
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum Kind {
+    #[prost(int32, tag = "1")]
+    Null(i32),
+    #[prost(double, tag = "2")]
+    Number(f64),
+    #[prost(string, tag = "3")]
+    Text(String),
+    #[prost(bool, tag = "4")]
+    Bool(bool),
+    #[prost(message, tag = "5")]
+    Struct(Struct),
+    #[prost(message, tag = "6")]
+    List(ListValue),
+}
+
+/// `google.protobuf.ListValue`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ListValue {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) values: Vec<Value>,
+}
+
+impl Struct {
+    /// As JSON.
+    pub(super) fn into_json(self) -> Map<String, Json> {
+        let fields = self.fields.into_iter();
+        fields
+            .map(|(name, value)| (name, value.into_json()))
+            .collect()
+    }
+}
+
+impl Value {
+    fn into_json(self) -> Json {
+        match self.kind {
+            None | Some(Kind::Null(_)) => Json::Null,
+            Some(Kind::Number(number)) => number.into(),
+            Some(Kind::Text(text)) => text.into(),
+            Some(Kind::Bool(flag)) => flag.into(),
+            Some(Kind::Struct(fields)) => Json::Object(fields.into_json()),
+            Some(Kind::List(list)) => list.values.into_iter().map(Self::into_json).collect(),
+        }
+    }
 }
 
 /// `google.rpc.Status`.

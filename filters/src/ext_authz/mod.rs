@@ -8,6 +8,7 @@
 mod grpc;
 mod http;
 mod messages;
+mod metadata;
 mod route;
 mod verdict;
 
@@ -287,9 +288,15 @@ impl Check {
             Err(error) => Err(error.to_string()),
             Ok((response, trailers)) => match &self.provider.settings.protocol {
                 CheckProtocol::Grpc(_) => grpc::said(response, trailers),
-                CheckProtocol::Http(check) => http::said(check, response),
+                CheckProtocol::Http(check) => {
+                    http::said(check, response).map(|said| (said, serde_json::Map::new()))
+                }
             },
         };
+        let said = said.map(|(said, told)| {
+            metadata::keep(told, context);
+            said
+        });
         match said {
             Ok(Said::Allow(changes)) => {
                 self.response = changes.apply(context);

@@ -348,3 +348,28 @@ fn a_provider_that_is_not_there_refuses_what_its_rules_match_and_check_says_so()
     );
     drop(wayline);
 }
+
+#[test]
+fn what_a_server_tells_of_a_request_stands_in_the_log() {
+    let mesh = mesh("envoyExtAuthzGrpc", &json!({}));
+    let told = |path: &str| format!("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:{path})%");
+    let format = ["who", "flag", "deep:key", "deep", "none"]
+        .map(told)
+        .join(" ");
+    let providers =
+        json!([{"name": "p", "envoyExtAuthzGrpc": {"service": AUTHZ_HOST, "port": 80}}]);
+    let more =
+        format!("extensionProviders: {providers}\naccessLogFormat: '%REQ(:PATH)% told {format}'\n");
+    mesh.write("mesh.yaml", &mesh.logging(&more));
+    let _server = grpc_server(&mesh, false);
+    let _backend = scene::backend(&mesh, "echo", ECHO);
+    let wayline = mesh.start();
+    let tunnel = mesh.tunnel("default/a", ECHO_AUTHORITY);
+    assert_eq!(guarded("allow").send(tunnel.address).status, 200);
+    assert_eq!(Request::get("/open").send(tunnel.address).status, 200);
+    let line = mesh.logged("/guarded");
+    let told = r#"told alice true value {\"key\":\"value\"} -"#;
+    assert!(line.contains(told), "{line}");
+    assert!(mesh.logged("/open").contains("told - - - - -"));
+    drop(wayline);
+}

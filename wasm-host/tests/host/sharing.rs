@@ -178,6 +178,22 @@ fn a_log_callback_reads_flags_and_how_long_the_backend_took() {
 }
 
 #[test]
+fn what_servers_told_of_a_request_is_metadata() {
+    let told = serde_json::json!({"server": {"who": "alice", "level": 3, "in": {"flag": true}}});
+    let value = |path: &str| {
+        let all = told.as_object().unwrap().clone();
+        let path = format!("metadata.filter_metadata.{path}");
+        property(&path, Request::get("/").metadata(all))
+    };
+    assert_eq!(value("server.who").unwrap(), b"alice");
+    assert_eq!(value("server.level").unwrap(), 3f64.to_le_bytes());
+    assert_eq!(value("server.in.flag").unwrap(), [1]);
+    for none in ["server.nobody", "other.who", "server.who.deeper"] {
+        assert!(value(none).is_err(), "{none}");
+    }
+}
+
+#[test]
 fn a_property_that_was_set_is_read_again() {
     let stage = Stage::of(&guest(
         r#"(data (i32.const 0) "minevalue")

@@ -7,6 +7,7 @@
 //! The order is that of the data's own dependencies: Pods, services and clusters; the Gateways this
 //! process plays; routes; enrolment; policies and plugins; then targets and entrances, which join them.
 
+mod asked;
 mod attachment;
 mod binding;
 mod clusters;
@@ -239,6 +240,7 @@ impl Translator {
         findings.extend(parts.into_iter().flatten().cloned());
         findings.extend(plugins.unheard());
         findings.extend(peers::findings(resources, &mesh, &proxies));
+        findings.extend(asked::findings(&mesh, &clusters));
         findings.extend(resources.findings().cloned());
         findings.sort();
         findings.dedup();

@@ -14,7 +14,7 @@ use crate::route::{
     Forward, HeaderEdits, RetryPolicy, RouteAction, RouteEntry, RouteMatch, RouteOrder, RouteRule,
     RouteTable, Routes, Timeouts, WeightedBackend,
 };
-use crate::service::ClusterId;
+use crate::service::{AppProtocol, ClusterId, ServicePort};
 use crate::status::reason;
 use crate::store::Resources;
 
@@ -365,6 +365,18 @@ impl Resolver<'_> {
         self.resolve(backend)?;
         let namespace = self.namespace_of(backend);
         let service = self.services.get(namespace, &backend.name);
+        let ports = service.into_iter().flat_map(|it| &it.service.ports);
+        let speaks_tls =
+            |it: &ServicePort| Some(it.port) == backend.port && it.protocol == AppProtocol::Tls;
+        if ports.into_iter().any(speaks_tls) {
+            let name = &backend.name;
+            return Err(Unresolved::new(
+                reason::UNSUPPORTED_PROTOCOL,
+                format!(
+                    "the Service {namespace}/{name} speaks TLS there, in which servers are not asked yet"
+                ),
+            ));
+        }
         let host = service.map(|it| it.service.hostname.clone());
         let server = host.zip(backend.port);
         server.ok_or_else(|| Unresolved::new(reason::BACKEND_NOT_FOUND, "it has no port"))

@@ -392,3 +392,19 @@ fn what_a_port_of_bytes_makes_of_rules_for_requests_is_said() {
     assert_eq!(said("source"), Vec::<&str>::new());
     assert_eq!(said("custom"), ["spec.rules[0]", "spec.rules[1]"]);
 }
+
+#[test]
+fn a_provider_whose_port_speaks_tls_is_named() {
+    for (port, expected) in [("https", 1), ("http", 0)] {
+        let mut authz = service("shop", "authz", "10.1.0.9");
+        authz["spec"]["ports"][0]["name"] = port.into();
+        let provider = json!({"service": "authz.shop.svc.cluster.local", "port": 80});
+        let config = json!({"extensionProviders": [{"name": "p", "envoyExtAuthzGrpc": provider}]});
+        let mesh = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": config.to_string()}});
+        let translation = translate(&shop(&[authz, mesh]));
+        let found = errors(&translation, "ConfigMap istio-system/istio");
+        assert_eq!(found.len(), expected, "{port}: {found:?}");
+    }
+}

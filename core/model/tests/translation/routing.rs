@@ -606,6 +606,20 @@ fn a_server_is_asked_or_the_rule_serves_nobody() {
             .collect();
         assert_eq!(found, expected, "{spec}");
     }
+    // A port that speaks TLS.
+    let mut tls = service("shop", "v2", "10.1.0.3");
+    tls["spec"]["ports"][0]["name"] = "https".into();
+    let rule = json!({"filters": [auth(json!({"protocol": "HTTP", "backendRef": {"name": "v2", "port": 80}}))],
+        "backendRefs": [backend("v1", 1)]});
+    let mut documents = shop(&[route("shop", "r", service_parent("web"), json!([rule]))]);
+    documents.retain(|it| it["metadata"]["name"] != "v2");
+    documents.push(tls);
+    let translation = translate(&documents);
+    let found = errors(&translation, "HTTPRoute shop/r");
+    assert!(
+        found.iter().any(|it| it.reason.contains("speaks TLS")),
+        "{found:?}"
+    );
     // Not for a single backend, and not twice.
     let asks = auth(json!({"protocol": "GRPC", "backendRef": authz}));
     let mut of_backend = backend("v1", 1);

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use wayline_chain::LocalReply;
 use wayline_model::CanonicalRequest;
 use wayline_model::authorization::Marks;
+use wayline_model::ext_authz::DynamicMetadata;
 use wayline_telemetry::trace::{OpenSpan, Side, SpanEnd};
 use wayline_telemetry::{
     DestinationId, GrpcStatus, Record, RequestKey, RequestProtocol, RequestSample, ResponseFlag,
@@ -74,6 +75,8 @@ pub(crate) struct LogPage {
     request_headers: HeaderMap,
     /// Headers sent to the client.
     pub(crate) response_headers: HeaderMap,
+    /// What servers that were asked told.
+    pub(crate) metadata: Option<Box<DynamicMetadata>>,
     /// What policies said that changes nothing.
     pub(crate) marks: Option<Box<Marks>>,
     /// Name of the rule.
@@ -191,6 +194,7 @@ impl Book {
                 version: request.version,
                 request_headers: request.headers.clone(),
                 response_headers: HeaderMap::new(),
+                metadata: None,
                 marks: None,
                 route: None,
                 cluster: None,
@@ -218,6 +222,7 @@ impl Book {
             version: sent.version,
             request_headers: HeaderMap::new(),
             response_headers: HeaderMap::new(),
+            metadata: None,
             marks: None,
             route: None,
             cluster: None,
@@ -360,6 +365,7 @@ impl Book {
             downstream_local_identity: bound.map(|bound| bound.place.proxy().identity.uri()),
             requested_server_name: connection.sni.as_deref(),
             route_name: page.route.as_deref(),
+            metadata: page.metadata.as_deref(),
             marks: page.marks.as_deref(),
             ..Record::new(page.start, duration)
         });

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, Version};
+use serde_json::Value;
 use wayline_model::authorization::Marks;
 use wayline_model::defence::stands;
+use wayline_model::ext_authz::{DynamicMetadata, METADATA_NAMESPACE};
 
 use super::escape::Escape;
 use super::format::FormatError;
@@ -55,6 +57,7 @@ pub(super) enum Operator {
     GrpcStatusNumber,
     Hostname(Box<str>),
     Mark(MarkField),
+    Metadata(Box<[Box<str>]>),
 }
 
 /// `FIRST?SECOND` with the most bytes to show.
@@ -143,7 +146,7 @@ impl Operator {
             }
             "RESP" => Self::Response(Choice::parse(given()?, length, ResponseField::parse)?),
             "TRAILER" => Self::Trailer(Choice::parse(given()?, length, header)?),
-            "DYNAMIC_METADATA" => Self::Mark(MarkField::parse(argument.unwrap_or_default())?),
+            "DYNAMIC_METADATA" => metadata(argument.unwrap_or_default())?,
             _ => return Ok(None),
         }))
     }
@@ -269,6 +272,7 @@ impl Operator {
                 grpc_status(record).is_some_and(|status| number(status.code().into(), out))
             }
             Self::Mark(field) => field.write(record.marks, escape, out),
+            Self::Metadata(path) => write_metadata(record.metadata, path, escape, out),
             Self::Hostname(name) => text(Some(name).filter(|n| !n.is_empty()).map(|n| &**n), out),
         }
     }
@@ -366,6 +370,35 @@ impl ResponseField {
     }
 }
 
+/// What servers tell is found by namespace and keys; what policies say has names of its own.
+fn metadata(argument: &str) -> Result<Operator, FormatError> {
+    let path: Box<[Box<str>]> = argument.split(':').map(Into::into).collect();
+    match path.first() {
+        Some(namespace) if **namespace == *METADATA_NAMESPACE => Ok(Operator::Metadata(path)),
+        _ => MarkField::parse(argument).map(Operator::Mark),
+    }
+}
+
+/// Text as it is, everything else as JSON (Envoy).
+fn write_metadata(
+    all: Option<&DynamicMetadata>,
+    path: &[Box<str>],
+    escape: Escape,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut keys = path.iter();
+    let first = all.zip(keys.next());
+    let mut found = first.and_then(|(all, namespace)| all.get(&**namespace));
+    for key in keys {
+        found = found.and_then(|value| value.get(&**key));
+    }
+    match found {
+        None => false,
+        Some(Value::String(text)) => write_text(Some(text), escape, out),
+        Some(other) => write_text(Some(&other.to_string()), escape, out),
+    }
+}
+
 impl MarkField {
     fn parse(argument: &str) -> Result<Self, FormatError> {
         Ok(match argument {
@@ -381,7 +414,7 @@ impl MarkField {
             _ => {
                 let known = "of metadata it shows what Istio's dry runs say \
                     (envoy.filters.http.rbac:istio_dry_run_{deny,allow}_shadow_{engine_result,effective_policy_id}) \
-                    and envoy.common:access_log_hint";
+                    envoy.common:access_log_hint, and what is in envoy.filters.http.ext_authz";
                 return Err(FormatError::argument("DYNAMIC_METADATA", known));
             }
         })

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, Method, Version};
 
 use wayline_model::authorization::Marks;
+use wayline_model::ext_authz::DynamicMetadata;
 
 use crate::flags::ResponseFlags;
 
@@ -82,6 +83,8 @@ pub struct Record<'a> {
     pub requested_server_name: Option<&'a str>,
     /// `%ROUTE_NAME%`.
     pub route_name: Option<&'a str>,
+    /// `%DYNAMIC_METADATA(..)%`, as far as servers that were asked set it.
+    pub metadata: Option<&'a DynamicMetadata>,
     /// `%DYNAMIC_METADATA(..)%`, as far as policies set it: what those on trial and AUDIT say.
     pub marks: Option<&'a Marks>,
 }
@@ -124,6 +127,7 @@ impl Record<'_> {
             downstream_local_identity: None,
             requested_server_name: None,
             route_name: None,
+            metadata: None,
             marks: None,
         }
     }

@@ -351,11 +351,10 @@ impl Detached {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut shared = self.shared.borrow_mut();
-        // What has come counts, even where nothing can be sent any more.
-        let polled = shared.connection.poll_received(cx);
-        if polled.is_pending() && shared.connection.failed() {
+        if shared.connection.failed() {
             return Poll::Ready(Some(Err(BodyError::Upstream)));
         }
+        let polled = shared.connection.poll_received(cx);
         if polled.is_pending() {
             shared.reader = Some(cx.waker().clone());
         }
