@@ -257,6 +257,11 @@ impl Book {
         self.details = Details::Shared(Arc::clone(&reply.details));
     }
 
+    /// When the exchange began.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Time since the exchange began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()

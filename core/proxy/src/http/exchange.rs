@@ -215,6 +215,7 @@ fn admit(
     }
     let end_of_stream = body.is_end_stream();
     let mut context = RequestContext::new(Rc::clone(&ingress.connection), request, end_of_stream);
+    context.began = Some(book.started());
     context.remote_ip = remote_ip(context.request(), mesh, role, context.remote_ip);
     let started = bound.chain.begin(&mut context);
     if !matches!(started, Started::Running(_)) {
