@@ -123,6 +123,24 @@ fn an_allowed_request_passes_and_a_refused_one_is_answered() {
 }
 
 #[test]
+fn where_a_message_ends_is_not_the_servers_to_say() {
+    let answer = Response::builder()
+        .header("content-length", "99")
+        .header("transfer-encoding", "chunked")
+        .header("x-user", "alice");
+    let server = Server::new(Ok(answer.body(Bytes::new()).unwrap()));
+    let names = ["content-length", "transfer-encoding", "x-user"];
+    let chain = chain(&server, json!({"headersToUpstreamOnAllow": names}));
+    let request = Request::get("/guarded").header("content-length", "5");
+    let mut bench = Bench::start(&chain, request);
+    assert!(matches!(bench.head(), Head::Passed { .. }));
+    let headers = bench.context(|context| context.request().headers.clone());
+    assert_eq!(headers["x-user"], "alice");
+    assert_eq!(headers["content-length"], "5");
+    assert!(!headers.contains_key("transfer-encoding"));
+}
+
+#[test]
 fn what_no_rule_matches_is_not_asked_about() {
     let server = Server::saying(403);
     let chain = chain(&server, json!({}));

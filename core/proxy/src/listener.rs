@@ -301,8 +301,8 @@ fn waypoint_purposes(snapshot: &Snapshot) -> BTreeSet<Purpose> {
     purposes
 }
 
-/// Where a ztunnel in the same Pod finds us. Both families have a loopback address: there, whoever comes
-/// from elsewhere is turned away when it comes.
+/// Where a ztunnel in the same Pod finds us. Both families have a loopback address, so that a wildcard of
+/// both is open everywhere: whoever comes from elsewhere is turned away when it comes.
 fn loopback_beside(hbone: IpAddr) -> IpAddr {
     match hbone {
         IpAddr::V6(ip) if ip.is_unspecified() => hbone,

@@ -1,7 +1,9 @@
 //! What a provider said, whatever it was asked in, and carrying it out.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use wayline_chain::{LocalReply, RequestContext, ResponseHead};
@@ -77,7 +79,7 @@ impl Changes {
             apply_to_request(edit, context);
         }
         for name in self.remove {
-            if name != HOST {
+            if name != HOST && !is_framing(&name) {
                 context.headers_mut().remove(name);
             }
         }
@@ -113,10 +115,7 @@ impl Denial {
             let EditName::Header(name) = edit.name else {
                 continue;
             };
-            // The body's framing is our own.
-            if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
-                apply(&mut headers, &name, &edit.value, edit.how);
-            }
+            apply(&mut headers, &name, &edit.value, edit.how);
         }
         LocalReply {
             status: self.status,
@@ -164,7 +163,16 @@ fn apply_to_request(edit: Edit, context: &mut RequestContext) {
     }
 }
 
+/// Where a message ends, and what becomes of its connection, is ours to say: a second length next to
+/// the body's own would be a second reading of the message.
+fn is_framing(name: &HeaderName) -> bool {
+    [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE].contains(name)
+}
+
 fn apply(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue, how: How) {
+    if is_framing(name) {
+        return;
+    }
     let is_there = headers.contains_key(name);
     match how {
         How::Set => drop(headers.insert(name, value.clone())),

@@ -538,8 +538,10 @@ fn decide(
     if let Some(reply) = preflight(rule.cors.as_deref(), &request, book) {
         return Decision::Answer(reply);
     }
-    // Whom its server did not admit gets no further, however he came here.
-    if rule.external_auth.is_some() && admitted_to.is_none() {
+    // Whom its server did not admit gets no further, however he came here; where nobody does, a fault
+    // says more.
+    let leads_on = !matches!(rule.action, RouteAction::Fail { .. });
+    if leads_on && rule.external_auth.is_some() && admitted_to.is_none() {
         return Decision::Answer(fail(book, reply::not_asked()));
     }
     let forward = match &rule.action {

@@ -19,6 +19,8 @@ use crate::timers::Timer;
 #[derive(Debug, Default)]
 pub(crate) struct Taking {
     waits: Cell<bool>,
+    /// Pieces handed over so far.
+    pieces: Cell<u64>,
     gave_up: Cell<bool>,
 }
 
@@ -26,6 +28,7 @@ impl Taking {
     /// A piece of the body was handed over, or the next one is asked for.
     pub(crate) fn waits(&self, waits: bool) {
         self.waits.set(waits);
+        self.pieces.set(self.pieces.get() + u64::from(waits));
     }
 
     /// Whether the stream ended because nothing was taken.
@@ -50,6 +53,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
         tokio::task::spawn_local(Watched {
             stream: Box::pin(stream),
             taking: Rc::default(),
+            pieces: 0,
             timer: None,
             ingress: Rc::clone(&self.0),
         });
@@ -59,6 +63,9 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
 struct Watched<F> {
     stream: Pin<Box<F>>,
     taking: Rc<Taking>,
+    /// Pieces that had been handed over when it was last looked. The codec may send the piece it held
+    /// and ask for the next in one go: then it waits as before, and yet something was taken.
+    pieces: u64,
     /// Made when it is needed, which is seldom.
     timer: Option<Timer>,
     ingress: Rc<Ingress>,
@@ -81,6 +88,10 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
         }
         let worker = &this.ingress.worker;
         let timer = this.timer.get_or_insert_with(|| worker.timers.timer());
+        let pieces = this.taking.pieces.get();
+        if std::mem::replace(&mut this.pieces, pieces) != pieces {
+            timer.clear();
+        }
         if timer.lasting_for(worker.timeouts.send, cx).is_pending() || !stands("send-timeout") {
             return Poll::Pending;
         }

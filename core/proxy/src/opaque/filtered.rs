@@ -96,11 +96,8 @@ impl Opaque {
         if !first.is_empty() {
             passage.run.feed(Direction::Request, first.freeze(), false);
         }
-        let mut ending = None;
-        if upstream.is_none() {
-            ending = poll_fn(|task| passage.poll_open(task)).await;
-        }
-        if let Some(ending) = ending {
+        // What an upstream says first, too, is for those whom every filter has let pass.
+        if let Some(ending) = poll_fn(|task| passage.poll_open(task)).await {
             let bytes = passage.finish(&ending).await;
             self.ended(&ending, bytes);
             return;

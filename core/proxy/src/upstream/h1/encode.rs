@@ -217,8 +217,7 @@ impl Outgoing {
 impl Framing {
     /// As the headers say, else as the body knows itself.
     fn of(request: &UpstreamRequest, source: &RequestBody) -> Self {
-        let told = request.headers.get(CONTENT_LENGTH);
-        let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
+        let told = request.headers.get(CONTENT_LENGTH).and_then(told_length);
         if let Some(length) = told.or_else(|| source.size_hint().exact()) {
             return Self::Length(length);
         }
@@ -228,6 +227,10 @@ impl Framing {
             .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
         Self::Chunked(announced.collect())
     }
+}
+
+fn told_length(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
 }
 
 /// A request line and headers, up to and including the empty line.
@@ -247,11 +250,13 @@ fn head(out: &mut Vec<u8>, request: &UpstreamRequest, framing: Option<&Framing>)
     for (name, value) in &request.headers {
         if *name == CONTENT_LENGTH {
             // A length that nothing follows would take the next request for this one's body.
+            // Two lengths, of which the other side may take the other one, likewise.
             let holds = match framing {
-                Some(framing) => matches!(framing, Framing::Length(_)),
-                None => value.as_bytes() == b"0",
+                Some(Framing::Length(length)) => told_length(value) == Some(*length),
+                Some(Framing::Chunked(_)) => false,
+                None => told_length(value) == Some(0),
             };
-            if !holds {
+            if told || !holds {
                 continue;
             }
             told = true;

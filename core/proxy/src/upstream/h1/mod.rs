@@ -351,10 +351,11 @@ impl Detached {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut shared = self.shared.borrow_mut();
-        if shared.connection.failed() {
+        // What has come counts, even where nothing can be sent any more.
+        let polled = shared.connection.poll_received(cx);
+        if polled.is_pending() && shared.connection.failed() {
             return Poll::Ready(Some(Err(BodyError::Upstream)));
         }
-        let polled = shared.connection.poll_received(cx);
         if polled.is_pending() {
             shared.reader = Some(cx.waker().clone());
         }

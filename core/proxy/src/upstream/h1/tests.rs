@@ -273,6 +273,16 @@ async fn requests_are_framed_as_their_bodies_are() {
         written(&upgrade, RequestBody::Empty).await.unwrap(),
         "GET /a?b HTTP/1.1\r\nhost: shop:80\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     );
+    // Of two lengths, the body's is told.
+    for told in [["5", "7"], ["5", "5"]] {
+        let twice = told.map(|length| ("content-length", length));
+        assert_eq!(
+            written(&request(Method::POST, &twice), body(b"hello", None))
+                .await
+                .unwrap(),
+            "POST /a?b HTTP/1.1\r\nhost: shop:80\r\ncontent-length: 5\r\n\r\nhello"
+        );
+    }
     // No length is told that nothing follows.
     for (length, rest) in [("0", "content-length: 0\r\n"), ("7", "")] {
         let empty = request(Method::POST, &[("content-length", length)]);
