@@ -69,7 +69,10 @@ pub fn token(data: &[u8]) {
 }
 
 fn connection() -> Rc<Connection> {
-    wayline_chain::bench::Request::get("/").context().connection.clone()
+    wayline_chain::bench::Request::get("/")
+        .context()
+        .connection
+        .clone()
 }
 
 fn chain() -> Rc<Chain> {
