@@ -1,5 +1,6 @@
 //! The attack catalogue, group by group, at every entrance.
 
+use std::path::Path;
 use std::process::Command;
 
 use wayline_tests::attacks::{Cost, Group, HostileModule, flood, has_switch, replay};
@@ -74,6 +75,42 @@ fn tunnels() {
 #[test]
 fn spoofing() {
     holds("F");
+}
+
+/// The tables are written by `cargo xtask security-report`; that takes long, this does not.
+#[test]
+fn the_page_of_figures_is_of_these_cases() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let row = |group: &Group| {
+        let begin = format!("| {} | {} | ", group.group, group.about);
+        let row = page.lines().find_map(|line| line.strip_prefix(&begin))?;
+        let numbers = row.split('|').map_while(|cell| cell.trim().parse().ok());
+        Some(numbers.collect::<Vec<usize>>())
+    };
+    let mut stale = Vec::new();
+    for entry in std::fs::read_dir(root.join("tests/attacks")).unwrap() {
+        let path = entry.unwrap().path();
+        let letter = path.file_name().unwrap().to_str().unwrap();
+        let Some(letter) = letter.strip_suffix(".toml").filter(|it| it.len() == 1) else {
+            continue;
+        };
+        let group = Group::read(letter);
+        if group.cases.is_empty() {
+            continue;
+        }
+        let cases = group.cases.len();
+        match row(&group).as_deref() {
+            Some([right, of, requests, of_them])
+                if (*right, *of) == (cases, cases) && requests == of_them => {}
+            other => stale.push(format!("{}: {cases} cases, but {other:?}", group.group)),
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "docs/security.md is not up to date, run `cargo xtask security-report`:\n{}",
+        stale.join("\n")
+    );
 }
 
 /// `undefended` sees to it that there is such a switch to look for.

@@ -43,7 +43,9 @@ Commands:
                         Count what requests cost in instructions, under valgrind (installed by apt-get),
                         and fail where it is over 3 % more than benches/instructions.json says; or
                         write that file. With --unoptimised in the build that tests use, as CI does
-  security-report       Run the tests that have figures of security, and write these into docs/security.md
+  security-report [--measured]
+                        Run the tests that have figures of security, and write these into docs/security.md;
+                        or only write what was measured last (WAYLINE_FIGURES=target/security-figures)
   fuzz [SECONDS [TARGET…]]
                         Run the fuzz targets (tests/fuzz), each for so many seconds of CPU time (60), keep
                         what they find worth keeping in their corpora, and add up the time in a table
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             counting(options).map_or(Ok(()), |(build, record)| instructions::run(build, record))
         }
         ["security-report"] => report::run(),
+        ["security-report", "--measured"] => report::write(),
         ["fuzz"] => fuzz::run(60, &[]),
         ["fuzz", seconds, names @ ..] => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds, names),

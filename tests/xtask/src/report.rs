@@ -14,6 +14,9 @@ use crate::tools;
 /// Where the tables stand.
 const PAGE: &str = "docs/security.md";
 
+/// Where tests leave their figures.
+const FIGURES: &str = "target/security-figures";
+
 const BEGIN: &str = "<!-- figures: cargo xtask security-report -->";
 const END: &str = "<!-- end of figures -->";
 
@@ -23,7 +26,7 @@ const PAIRS: &str = "1000000";
 /// Runs the tests that have figures and writes them into the page.
 pub(crate) fn run() -> Result<(), Error> {
     let root = tools::workspace_root()?;
-    let figures = root.join("target/security-figures");
+    let figures = root.join(FIGURES);
     if figures.exists() {
         std::fs::remove_dir_all(&figures).map_err(at("remove", &figures))?;
     }
@@ -54,12 +57,25 @@ pub(crate) fn run() -> Result<(), Error> {
     ]);
     command.env("WAYLINE_FIGURES", &figures);
     finish(command)?;
+    write()
+}
+
+/// Writes what was measured last into the page.
+pub(crate) fn write() -> Result<(), Error> {
+    let root = tools::workspace_root()?;
+    let figures = root.join(FIGURES);
     let page = root.join(PAGE);
     let text = std::fs::read_to_string(&page).map_err(at("read", &page))?;
     let mut read = read(&figures)?;
     let fuzzed = root.join(crate::fuzz::FIGURES);
-    let rows = std::fs::read_to_string(&fuzzed).map_err(at("read", &fuzzed))?;
-    read.insert("fuzzed".to_owned(), rows.lines().map(cells).collect());
+    // Nobody has fuzzed yet: then there is nothing to tell.
+    if fuzzed.exists() {
+        let rows = std::fs::read_to_string(&fuzzed).map_err(at("read", &fuzzed))?;
+        read.insert("fuzzed".to_owned(), rows.lines().map(cells).collect());
+    }
+    for row in read.get_mut("floods").into_iter().flatten() {
+        row.push(amplification(row).unwrap_or_else(|| "-".to_owned()));
+    }
     let tables = tables(&read);
     let text = replaced(&text, &tables).ok_or_else(|| Error::Missing {
         what: format!("{PAGE} has no place for figures"),
@@ -112,6 +128,13 @@ fn cells(line: &str) -> Vec<String> {
     line.split('\t').map(str::to_owned).collect()
 }
 
+/// Memory at the peak for each byte sent, of a row of floods; of little that was sent it says nothing.
+fn amplification(row: &[String]) -> Option<String> {
+    let [sent, peak] = [1, 2].map(|at| row.get(at)?.parse::<f64>().ok());
+    let (sent, peak) = (sent?, peak?);
+    (sent >= 1024.0).then(|| format!("{:.1}", peak / sent))
+}
+
 fn tables(figures: &Figures) -> String {
     let mut text = String::new();
     let mut table = |name: &str, head: &[&str]| {
@@ -120,6 +143,9 @@ fn tables(figures: &Figures) -> String {
             .filter(|(file, _)| file.starts_with(name))
             .flat_map(|(_, rows)| rows)
             .collect();
+        if rows.is_empty() {
+            return;
+        }
         rows.sort();
         let _ = writeln!(text, "| {} |", head.join(" | "));
         let _ = writeln!(text, "|{}", "---|".repeat(head.len()));
@@ -147,6 +173,7 @@ fn tables(figures: &Figures) -> String {
             "Memory at the peak (KiB)",
             "Left afterwards (KiB)",
             "CPU (ms)",
+            "Memory for a byte sent, from 1 MiB",
         ],
     );
     table("compared-", &["Compared", "Pairs", "Disagreements"]);
@@ -180,6 +207,13 @@ mod tests {
         assert_eq!(once, format!("a\n{BEGIN}\n\n| x |\n{END}\nb\n"));
         assert_eq!(replaced(&once, "| x |\n").unwrap(), once);
         assert_eq!(replaced("nothing", ""), None);
+    }
+
+    #[test]
+    fn amplification_is_memory_by_what_was_sent() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        assert_eq!(amplification(&row(["a", "1024", "3072"])).unwrap(), "3.0");
+        assert_eq!(amplification(&row(["a", "1023", "1"])), None);
     }
 
     #[test]
