@@ -159,6 +159,23 @@ fn declared(unknown: &[String]) -> String {
 }
 
 impl Inspection {
+    /// What its callbacks are about, by the `type` of a WasmPlugin that would run it. Some SDKs export
+    /// callbacks of both, whatever the filter does.
+    #[must_use]
+    pub fn hears(&self) -> Vec<&'static str> {
+        let about = |words: &[&str]| {
+            let mut callbacks = self.callbacks.iter();
+            callbacks.any(|name| words.iter().any(|word| name.contains(word)))
+        };
+        let requests = about(&["_on_request_", "_on_response_"]);
+        let connections = about(&["_connection", "_on_downstream_", "_on_upstream_"]);
+        let hears = [
+            requests.then_some("requests (type HTTP)"),
+            connections.then_some("connections (type NETWORK)"),
+        ];
+        hears.into_iter().flatten().collect()
+    }
+
     /// Why it would not be hosted; empty for a module that would. Unknown *functions* are no
     /// obstacle, as most modules never call those they import.
     #[must_use]

@@ -25,6 +25,30 @@ fn inspected(text: &str) -> Inspection {
 }
 
 #[test]
+fn what_a_module_hears_is_told_by_its_callbacks() {
+    let hears = |names: &[&str]| {
+        let exports: String = names
+            .iter()
+            .map(|name| format!(r#"(export "proxy_on_{name}" (func $f))"#))
+            .collect();
+        inspected(&format!("(module (func $f) {exports})")).hears()
+    };
+    let connections = "connections (type NETWORK)";
+    for name in [
+        "new_connection",
+        "downstream_data",
+        "upstream_data",
+        "downstream_connection_close",
+        "upstream_connection_close",
+    ] {
+        assert_eq!(hears(&[name]), [connections], "{name}");
+    }
+    let both = hears(&["response_body", "upstream_data"]);
+    assert_eq!(both, ["requests (type HTTP)", connections]);
+    assert!(hears(&["tick", "context_create"]).is_empty());
+}
+
+#[test]
 fn a_filter_is_told_by_what_it_offers_and_wants() {
     let bytes = module(
         r#"(import "env" "proxy_log" (func))
@@ -45,6 +69,7 @@ fn a_filter_is_told_by_what_it_offers_and_wants() {
     assert_eq!(found.entry_points, ["_initialize", "main"]);
     assert_eq!(found.allocator, Some("proxy_on_memory_allocate"));
     assert_eq!(found.callbacks, ["proxy_on_request_headers"]);
+    assert_eq!(found.hears(), ["requests (type HTTP)"]);
     assert_eq!(found.unknown_callbacks, ["proxy_on_lunch"]);
     assert_eq!(found.imports.proxy, ["proxy_log"]);
     assert_eq!(found.imports.wasi, ["fd_write"]);

@@ -376,6 +376,9 @@ fn nothing_is_read_while_as_much_is_held_as_may_be() {
     run.feed(Request, "4".into(), false);
     assert!(!run.wants(Request) && run.is_full(Request));
     assert!(run.wants(Response), "the other direction goes on");
+    assert!(run.is_stuck(Request) && !run.is_stuck(Response));
+    run.feed(Response, Bytes::new(), true);
+    assert!(run.is_stuck(Response), "its end is held");
     a.on("resume down", NetworkStep::Continue);
     poll(&mut run);
     assert!(!run.is_full(Request));

@@ -186,6 +186,7 @@ fn human(it: &Inspection, obstacles: &[Obstacle], compiled: Option<&Compiled>) -
         let most = most.unwrap_or_else(|| "no maximum".to_owned());
         line("memory", format!("{} pages, {most}", memory.min_pages));
     }
+    line("hears", it.hears().join(", "));
     line("callbacks", it.callbacks.join(", "));
     line("host functions", it.imports.proxy.join(", "));
     line("WASI", it.imports.wasi.join(", "));

@@ -434,6 +434,28 @@ fn a_trap_ends_its_connections_as_the_strategy_says_and_no_others() {
 }
 
 #[test]
+fn a_trap_reaches_those_who_share_the_instance_and_nobody_else() {
+    let shared = plugin("p", "tag=t", "");
+    let annotated = "metadata: {annotations: {wayline.dev/isolation: stream}, name: p";
+    let own = shared.replace("metadata: {name: p", annotated);
+    for (plugin, shares) in [(shared, true), (own, false)] {
+        let stage = Stage::with(&[plugin]);
+        let mut idle = stage.dial();
+        idle.say("x\n");
+        idle.hears("<t t>x\n");
+        assert_eq!(stage.says("boom\n"), Heard::Reset);
+        if shares {
+            // It is told at once, and not when it speaks next.
+            assert_eq!(idle.heard(), Heard::Reset);
+        } else {
+            idle.say("y\n");
+            idle.hears("<t t>y\n");
+            assert_eq!(idle.rest(), end(""));
+        }
+    }
+}
+
+#[test]
 fn an_endless_loop_costs_its_connection_and_the_plugin_goes_on_in_quarantine() {
     for (strategy, outcome) in [("FAIL_CLOSE", Heard::Reset), ("FAIL_OPEN", end("spin\n"))] {
         let more = format!("failStrategy: {strategy}\n");

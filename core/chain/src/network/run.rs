@@ -132,6 +132,15 @@ impl NetworkRun {
         held >= self.chain.buffer_limit
     }
 
+    /// Whether nothing that its sender could do would move that direction: filters hold all they may, or
+    /// the end.
+    #[must_use]
+    pub fn is_stuck(&self, direction: Direction) -> bool {
+        let way = &self.ways[index(direction)];
+        let ending = way.ended && !way.finished && way.output.is_empty();
+        ending || self.is_full(direction)
+    }
+
     /// Shows what was read, and whether it was the last.
     pub fn feed(&mut self, direction: Direction, data: Bytes, end_of_stream: bool) {
         if end_of_stream {

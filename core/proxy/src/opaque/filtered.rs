@@ -20,7 +20,8 @@ use super::{Opaque, RELAY_BUFFER, Upstream};
 use crate::io::Io;
 use crate::tunnel::unless_abandoned;
 
-/// How long filters may hold as many bytes as they may before the connection is ended.
+/// How long filters may hold as many bytes as they may, or the end of a direction, before the
+/// connection is ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long bytes that filters let go are still written after one of them closed the connection.
@@ -159,7 +160,7 @@ enum Ending {
     Upstream,
     /// A filter ended it.
     Filter(NetworkEnd),
-    /// Filters held too much for too long.
+    /// Filters held too much, or the end, for too long.
     Hoarded,
 }
 
@@ -317,10 +318,10 @@ impl Passage {
         Poll::Pending
     }
 
-    /// Ready when filters have held all they may for too long.
+    /// Ready when filters have held all they may, or the end, for too long.
     fn poll_patience(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let directions = [Direction::Request, Direction::Response];
-        if !directions.into_iter().any(|it| self.run.is_full(it)) {
+        if !directions.into_iter().any(|it| self.run.is_stuck(it)) {
             self.patience = None;
             return Poll::Pending;
         }
