@@ -27,7 +27,7 @@ struct Stage {
 /// One connection through a tunnel.
 struct Line {
     stream: TcpStream,
-    _tunnel: Tunnel,
+    tunnel: Tunnel,
 }
 
 /// What is said by a client, and what it got until the connection ended.
@@ -66,10 +66,7 @@ impl Stage {
         let tunnel = self.mesh.tunnel("default/caller", authority);
         let stream = TcpStream::connect(tunnel.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Line {
-            stream,
-            _tunnel: tunnel,
-        }
+        Line { stream, tunnel }
     }
 
     /// What a whole conversation of one line comes to.
@@ -443,7 +440,12 @@ fn a_trap_reaches_those_who_share_the_instance_and_nobody_else() {
         let mut idle = stage.dial();
         idle.say("x\n");
         idle.hears("<t t>x\n");
-        assert_eq!(stage.says("boom\n"), Heard::Reset);
+        // Of the same tunnel, and so on the same core.
+        let mut trapped = TcpStream::connect(idle.tunnel.address).unwrap();
+        trapped.set_read_timeout(Some(PATIENCE)).unwrap();
+        trapped.write_all(b"boom\n").unwrap();
+        let gone = trapped.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(gone, Err(ErrorKind::ConnectionReset));
         if shares {
             // It is told at once, and not when it speaks next.
             assert_eq!(idle.heard(), Heard::Reset);
