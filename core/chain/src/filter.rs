@@ -127,7 +127,7 @@ pub enum Begin {
 /// The end of a body is told once: with `end_of_stream` on the headers when there is no body, else on
 /// the last body call, which may be empty, or by the trailers where trailers follow and the filter
 /// needs them. A filter that is told the end of a body by a body call may leave trailers in
-/// [`RequestContext::made_trailers`], which then end the message.
+/// [`made_trailers`](crate::RequestFacts::made_trailers) of the context, which then end the message.
 pub trait StreamFilter {
     /// The request head, in `context.request`.
     fn request_headers(&mut self, context: &mut RequestContext, end_of_stream: bool) -> Step {

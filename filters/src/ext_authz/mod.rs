@@ -1,5 +1,5 @@
 //! External authorization: a server is asked whether a request may pass, by AuthorizationPolicies with
-//! action CUSTOM, or by an ExternalAuth filter of the route that the request takes ([`route`]).
+//! action CUSTOM, or by an ExternalAuth filter of the route that the request takes (`route`).
 //!
 //! About which requests a provider is asked, the model decides; how the server is reached is the data
 //! path's business (the port `Callout`). This filter words the question in gRPC or HTTP, waits for the

@@ -156,6 +156,20 @@ fn a_plugin_runs_at_its_target_and_nowhere_else() {
     assert_eq!(plugins[0]["digest"].as_str().unwrap().len(), 64);
     let labels = [("plugin", "default.p"), ("state", "ready")];
     wayline.counted("wayline_wasm_plugin_state", &labels, 1.0);
+    wayline.counted("wasm_cache_lookup_count", &[("hit", "false")], 1.0);
+    wayline.counted("wasm_cache_entries", &[], 1.0);
+    wayline.counted("wayline_wasm_code_total", &[("found", "compiler")], 1.0);
+    wayline.counted("wayline_wasm_compile_seconds_count", &[], 1.0);
+    let labels = [
+        ("function", "proxy_get_buffer_bytes"),
+        ("plugin", "default.p"),
+    ];
+    assert!(
+        wayline
+            .metrics()
+            .sum("wayline_wasm_host_calls_total", &labels)
+            > 0.0
+    );
 
     stage.mesh.remove("plugin.yaml");
     eventually("the plugin to be gone", || {

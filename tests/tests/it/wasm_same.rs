@@ -199,6 +199,7 @@ fn backend(mesh: &Mesh) -> Backend {
                 .trailer("x-kept", "kept")
                 .trailer("x-replaced", "old")
                 .trailer("x-removed", "gone"),
+            "/new-trailers" => reply.header("Trailer", "x-new").chunked(),
             "/body" => reply.chunked(),
             _ => reply,
         }
@@ -439,6 +440,11 @@ fn bodies_and_trailers_are_the_same_in_both() {
                 .header("TE", "trailers")
                 .header("Trailer", "x-kept, x-replaced, x-removed, x-added")
                 .body(trailers),
+            Request::new("POST", "/new-trailers")
+                .header("Transfer-Encoding", "chunked")
+                .header("TE", "trailers")
+                .header("Trailer", "x-new")
+                .body("9\r\nsome body\r\n0\r\n\r\n"),
         ],
     );
 }
