@@ -117,7 +117,10 @@ spec:
         documents.extend(scene::service(&mesh, "dead", DEAD));
         documents.extend([scene::edge(&mesh), scene::edge_to_echo(), plugin]);
         mesh.write("main.yaml", &manifests::file(&documents));
-        let wayline = mesh.start();
+        // One instance, as each worker has its own: a second trap before a good stream between the two
+        // would be a crash loop.
+        let wayline = mesh.start_with(&["--workers", "1"]);
+        wayline.wait_ready();
         // A large module may take longer than readiness waits.
         eventually("the plugin to be ready", || {
             let log = wayline.process.stderr();
