@@ -54,7 +54,7 @@ pub fn entrance_routes<'e>(
     entrance: &'e Entrance,
     request: &CanonicalRequest,
 ) -> Option<&'e Arc<Routes>> {
-    exchange::by_host(&entrance.hosts, request.authority.host())
+    entrance.hosts.written(request.authority.host())
 }
 
 /// The `Location` of a redirect for a request that came on `port`.

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod book;
+mod decision;
 pub(crate) mod exchange;
 pub(crate) mod guard;
 pub(crate) mod head;
